@@ -204,7 +204,8 @@ def _parse(raw: dict) -> ModelConfig:
             head_dim=int(text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]),
             intermediate_size=int(text.get("intermediate_size") or 0),
             moe_intermediate_size=int(text.get("moe_intermediate_size") or 0),
-            num_experts=int(text.get("num_experts") or 0),
+            # transformers 5 writes `num_local_experts`.
+            num_experts=int(text.get("num_experts") or text.get("num_local_experts") or 0),
             num_experts_per_tok=int(text.get("num_experts_per_tok") or 0),
             rms_norm_eps=float(text.get("rms_norm_eps", 1e-6)),
             rope_theta=float(rope["rope_theta"]),
