@@ -1,0 +1,236 @@
+"""Images: encoded bytes -> RGB pixels -> patches of the vision encoder.
+
+The preparation is that of the reference processor (`Qwen2VLImageProcessor`, Pillow backend) up to its normalisation,
+which is affine and belongs to the vision encoder's graph. Bicubic resizing rounds to 8 bits anyway, so patches stay
+uint8: nothing is lost, and a quarter of the bytes travel.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from qwen3vl.data_urls import data_url_bytes, is_data_url
+from qwen3vl.errors import CheckpointError, InvalidRequest
+from qwen3vl.json_files import read_json
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+MAX_ASPECT_RATIO = 200
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """How pixels become patches (`preprocessor_config.json`).
+
+    Attributes:
+        min_pixels, max_pixels: bounds of the size after resizing, in pixels (the file calls them `size.shortest_edge`
+            and `size.longest_edge`). For videos they bound all frames together.
+        patch_size, temporal_patch_size: side and number of frames of a patch.
+        merge_size: side of the square of patches that makes one visual token.
+        image_mean, image_std: normalisation of each channel, on the scale 0 to 1.
+    """
+
+    min_pixels: int
+    max_pixels: int
+    patch_size: int
+    temporal_patch_size: int
+    merge_size: int
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+
+    @property
+    def factor(self) -> int:
+        """Side of a visual token in pixels; prepared images' sides are multiples of it."""
+        return self.patch_size * self.merge_size
+
+    @property
+    def patch_dim(self) -> int:
+        return 3 * self.temporal_patch_size * self.patch_size**2
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: str | Path) -> ImageSettings:
+        """Read `preprocessor_config.json` of a checkpoint or processor folder.
+
+        Raises:
+            CheckpointError: the file is missing or broken, or asks for a preparation other than this module's.
+        """
+        return cls.from_file(Path(checkpoint) / "preprocessor_config.json")
+
+    @classmethod
+    def from_file(cls, path: Path) -> ImageSettings:
+        """Read a `preprocessor_config.json` or the same fields of a `video_preprocessor_config.json`."""
+        values = read_json(path)
+        size = values.get("size") or {}
+        bounds = {"min_pixels": values.get("min_pixels") or size.get("shortest_edge"),
+                  "max_pixels": values.get("max_pixels") or size.get("longest_edge")}
+        numbers = {**bounds, **{name: values.get(name) for name in ("patch_size", "temporal_patch_size", "merge_size")}}
+        for name, number in numbers.items():
+            if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+                raise CheckpointError(f"{path}: {name} is {number!r}, expected a whole number above 0")
+        for name, expected in (("resample", Image.Resampling.BICUBIC), ("do_resize", True), ("do_rescale", True),
+                               ("do_normalize", True)):
+            if values.get(name, expected) != expected:
+                raise CheckpointError(f"{path}: {name} is {values[name]!r}, only {expected!r} is supported")
+        if not math.isclose(values.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-6):
+            raise CheckpointError(f"{path}: rescale_factor is {values['rescale_factor']!r}, only 1/255 is supported")
+        return cls(**numbers, **{name: _channels(values, name, path) for name in ("image_mean", "image_std")})
+
+
+@dataclass(frozen=True)
+class Patches:
+    """One image or video as the vision encoder takes it.
+
+    Attributes:
+        pixels: uint8 [t*h*w, patch_dim]; frames one after the other, the patches of a frame in merge-block order, each
+            patch laid out [channel, time, row, column].
+        grid: (t, h, w) in patches.
+    """
+
+    pixels: np.ndarray
+    grid: tuple[int, int, int]
+
+
+def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
+    """Decode an image file (JPEG, PNG, WebP, GIF's first frame, BMP) or a `data:` URL of one.
+
+    The EXIF orientation is applied. Like in the reference, an alpha channel is dropped, not blended; unlike there,
+    16-bit greyscale is scaled to 8 bit instead of clipped.
+
+    Returns:
+        uint8 [height, width, 3].
+
+    Raises:
+        InvalidRequest: not an image of these formats, broken, or larger than `max_pixels`, which is checked before
+            decoding.
+    """
+    return to_rgb(open_image(data, max_pixels))
+
+
+def open_image(data: bytes, max_pixels: int) -> Image.Image:
+    """Read an image's header and check its size; nothing is decoded yet. Errors as in `decode_image`."""
+    if is_data_url(data):
+        data = data_url_bytes(data, "the image")
+    if not data:
+        raise InvalidRequest("the image is empty (0 bytes)")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise InvalidRequest(f"the image is too large to decode: {error}; send a smaller one") from None
+    # Decoders meet hostile bytes here and raise nearly anything: every failure is the request's, none the server's.
+    except Exception:
+        raise InvalidRequest(f"the image ({len(data)} bytes, starting with {bytes(data[:8])!r}) is not a readable "
+                             f"{', '.join(FORMATS)} file") from None
+    check_pixels(image, max_pixels)
+    return image
+
+
+def check_pixels(image: Image.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise InvalidRequest(f"the image is {image.width}x{image.height} = {image.width * image.height} pixels, the "
+                             f"limit image_pixels is {max_pixels}: send a smaller one")
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """Decode the current frame of an opened image, upright: uint8 [height, width, 3].
+
+    Raises:
+        InvalidRequest: the file is truncated or broken.
+    """
+    try:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith(("I", "F")):
+            return _grey_to_rgb(np.asarray(upright))
+        return np.asarray(upright.convert("RGB"))
+    except Exception as error:  # as in `open_image`
+        raise InvalidRequest(f"the {image.format} image of {image.width}x{image.height} pixels is broken or truncated: "
+                             f"{error}") from None
+
+
+def resized_size(height: int, width: int, settings: ImageSettings) -> tuple[int, int]:
+    """The size an image is brought to: multiples of `factor` within the bounds, of about the same aspect ratio.
+
+    Raises:
+        InvalidRequest: one side is more than 200 times the other.
+    """
+    check_aspect_ratio(height, width)
+    factor = settings.factor
+    rows, columns = round(height / factor) * factor, round(width / factor) * factor
+    if rows * columns > settings.max_pixels:
+        shrink = math.sqrt(height * width / settings.max_pixels)
+        return (max(factor, math.floor(height / shrink / factor) * factor),
+                max(factor, math.floor(width / shrink / factor) * factor))
+    if rows * columns < settings.min_pixels:
+        grow = math.sqrt(settings.min_pixels / (height * width))
+        return math.ceil(height * grow / factor) * factor, math.ceil(width * grow / factor) * factor
+    return rows, columns
+
+
+def check_aspect_ratio(height: int, width: int) -> None:
+    if max(height, width) / min(height, width) > MAX_ASPECT_RATIO:
+        raise InvalidRequest(f"the image is {width}x{height} pixels: one side is more than {MAX_ASPECT_RATIO} times "
+                             "the other; crop it")
+
+
+def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bicubic, with antialiasing: uint8 [h, w, 3] -> uint8 [*size, 3]."""
+    height, width = size
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def image_patches(pixels: np.ndarray, settings: ImageSettings) -> Patches:
+    """Resize an image and cut it into patches; it is repeated over the frames of a patch.
+
+    Args:
+        pixels: uint8 [height, width, 3].
+    """
+    resized = resize(pixels, resized_size(*pixels.shape[:2], settings))
+    return patchify(np.broadcast_to(resized, (settings.temporal_patch_size, *resized.shape)), settings)
+
+
+def patchify(frames: np.ndarray, settings: ImageSettings) -> Patches:
+    """Cut frames of a fitting size into patches.
+
+    Args:
+        frames: uint8 [t * temporal_patch_size, h * patch_size, w * patch_size, 3].
+    """
+    count, height, width, _ = frames.shape
+    time, side, merge = settings.temporal_patch_size, settings.patch_size, settings.merge_size
+    t, h, w = count // time, height // side, width // side
+    blocks = frames.reshape(t, time, h // merge, merge, side, w // merge, merge, side, 3)
+    # -> t, block row, block column, row in block, column in block, channel, time, pixel row, pixel column
+    patches = blocks.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
+    return Patches(np.ascontiguousarray(patches).reshape(t * h * w, settings.patch_dim), (t, h, w))
+
+
+def normalise(pixels: np.ndarray, settings: ImageSettings) -> np.ndarray:
+    """What the vision encoder computes with: (pixels / 255 - mean) / std of each channel.
+
+    Args:
+        pixels: uint8 [P, patch_dim].
+
+    Returns:
+        float32 [P, patch_dim], the reference processor's `pixel_values` to the bit.
+    """
+    scale = (np.arange(256) / 255).astype(np.float32)[:, None]
+    table = (scale - np.float32(settings.image_mean)) / np.float32(settings.image_std)
+    channels = pixels.reshape(len(pixels), 3, -1)
+    return np.stack([table[channels[:, c], c] for c in range(3)], axis=1).reshape(pixels.shape)
+
+
+def _grey_to_rgb(grey: np.ndarray) -> np.ndarray:
+    """16-bit greyscale [h, w] -> uint8 [h, w, 3]: 65535 is white."""
+    levels = (np.clip(grey, 0, 65535).astype(np.uint32) * 255 + 32767) // 65535
+    return np.repeat(levels.astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+def _channels(values: dict, name: str, path: Path) -> tuple[float, float, float]:
+    channels = values.get(name)
+    if not isinstance(channels, list) or len(channels) != 3 or not all(isinstance(c, (int, float)) for c in channels):
+        raise CheckpointError(f"{path}: {name} is {channels!r}, expected three numbers, one for each channel")
+    return tuple(float(c) for c in channels)
