@@ -1,0 +1,59 @@
+"""DeepstackAdd as an ONNX model-local function: runs in any ONNX engine that lacks a kernel for it."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from plugins.deepstack_add.operator import DOMAIN, NAME, VERSION
+
+
+def deepstack_add_function(opset: int) -> ir.Function:
+    """The function's body in standard operators of the given opset.
+
+    Inputs: `hidden` float [..., H], `token_ids` int32 or int64 [...], `visual_rows` float [R, H].
+    Attributes: `level`, `vocab_size` (integers). Output: `out`, like `hidden`.
+
+    A row of zeros in front of the table serves every token that is not visual: Gather stays in range for an
+    empty table, and no unused row, whatever it holds, can reach the sum.
+    """
+    hidden, token_ids, visual_rows = (ir.val(name) for name in ("hidden", "token_ids", "visual_rows"))
+    tape = ir.tape.Tape()
+
+    def attribute(name: str) -> ir.Value:
+        reference = ir.RefAttr("value_int", name, ir.AttributeType.INT)
+        constant = ir.Node("", "Constant", [], [reference])
+        tape_nodes.append(constant)
+        return op("CastLike", constant.outputs[0], token_ids)
+
+    tape_nodes: list[ir.Node] = []
+
+    def op(name: str, *inputs: ir.Value, **attributes) -> ir.Value:
+        value = tape.op(name, inputs, attributes)
+        tape_nodes.append(value.producer())
+        return value
+
+    def integers(*values: int) -> ir.Value:
+        return op("Constant", value_ints=list(values))
+
+    vocab_size, level = attribute("vocab_size"), attribute("level")
+    one = op("CastLike", op("Constant", value_int=1), token_ids)
+    offset = op("Add", op("Sub", token_ids, vocab_size), level)
+    row_count = op("CastLike", op("Squeeze", op("Shape", visual_rows, start=0, end=1)), token_ids)
+    known = op("And", op("GreaterOrEqual", token_ids, vocab_size), op("Less", offset, row_count))
+    index = op("Where", known, op("Add", offset, one), op("Sub", one, one))
+
+    width = op("Shape", visual_rows, start=1, end=2)
+    zero = op("CastLike", op("Constant", value_float=0.0), visual_rows)
+    zero_row = op("Expand", zero, op("Concat", integers(1), width, axis=0))
+    table = op("Concat", zero_row, visual_rows, axis=0)
+    out = op("Add", hidden, op("CastLike", op("Gather", table, index, axis=0), hidden))
+    out.name = "out"
+
+    graph = ir.Graph([hidden, token_ids, visual_rows], [out], nodes=tape_nodes, opset_imports={"": opset}, name=NAME)
+    parameters = [ir.Attr(name, ir.AttributeType.INT, None) for name in ("level", "vocab_size")]
+    return ir.Function(DOMAIN, NAME, "", graph=graph, attributes=parameters)
+
+
+def deepstack_add_domain() -> dict[str, int]:
+    """The opset import that a model using the function declares."""
+    return {DOMAIN: VERSION}
