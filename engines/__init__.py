@@ -1,0 +1,1 @@
+"""Artifacts to engines, and the adapters that run them."""

@@ -1,0 +1,1 @@
+"""In-flight batching: requests join and leave between decoder steps."""

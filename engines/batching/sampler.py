@@ -1,0 +1,68 @@
+"""Choosing the next token from logits."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qwen3vl.sampling import SamplingParams
+
+# Candidates sorted first for top_p; only flatter distributions need the whole vocabulary sorted.
+TOP_P_CANDIDATES = 1024
+
+
+class Sampler:
+    """Draws the tokens of one request, with its own random stream.
+
+    The order of the steps is the reference implementation's: repetition penalty, temperature, top_k, top_p.
+
+    Args:
+        params: how to sample.
+        prompt_ids: the prompt's token ids; ids outside the vocabulary (visual tokens) carry no penalty.
+        vocab_size: length of the logits.
+    """
+
+    def __init__(self, params: SamplingParams, prompt_ids: np.ndarray, vocab_size: int):
+        self.params = params
+        self._random = np.random.default_rng(params.seed)
+        self._seen = None
+        if params.repetition_penalty != 1.0:
+            self._seen = np.zeros(vocab_size, bool)
+            self._seen[prompt_ids[(prompt_ids >= 0) & (prompt_ids < vocab_size)]] = True
+
+    def sample(self, logits: np.ndarray) -> int:
+        """The next token's id, from logits float32 [vocab_size] (not changed)."""
+        params = self.params
+        if self._seen is not None:
+            penalised = np.where(logits > 0, logits / params.repetition_penalty, logits * params.repetition_penalty)
+            logits = np.where(self._seen, penalised, logits)
+        token = int(logits.argmax()) if params.temperature == 0 else self._draw(logits)
+        if self._seen is not None:
+            self._seen[token] = True
+        return token
+
+    def _draw(self, logits: np.ndarray) -> int:
+        params = self.params
+        scaled = logits.astype(np.float64) / params.temperature
+        probabilities = np.exp(scaled - scaled.max())
+        ids = np.arange(len(logits))
+        if 0 < params.top_k < len(ids):
+            ids = np.argpartition(-probabilities, params.top_k - 1)[: params.top_k]
+        if params.top_p < 1:
+            ids = _nucleus(probabilities, ids, params.top_p)
+        # Sorted, so that a seed draws the same token whatever order the partition left.
+        ids = np.sort(ids)
+        cumulative = np.cumsum(probabilities[ids])
+        drawn = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
+        return int(ids[min(drawn, len(ids) - 1)])  # The product can round up to the total itself.
+
+
+def _nucleus(probabilities: np.ndarray, ids: np.ndarray, top_p: float) -> np.ndarray:
+    """The fewest most likely of `ids` whose share of their probability reaches `top_p`."""
+    target = top_p * probabilities[ids].sum()
+    for count in (TOP_P_CANDIDATES, len(ids)):
+        best = ids[np.argpartition(-probabilities[ids], count - 1)[:count]] if count < len(ids) else ids
+        best = best[np.argsort(-probabilities[best], kind="stable")]
+        cumulative = np.cumsum(probabilities[best])
+        if cumulative[-1] >= target:
+            return best[: np.searchsorted(cumulative, target) + 1]
+    return best

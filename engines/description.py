@@ -1,0 +1,42 @@
+"""`engines/engine.json`: what the engines beside it were built from and for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from qwen3vl.config import ModelConfig
+from qwen3vl.errors import ArtifactError
+
+FILE_NAME = "engine.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class EngineDescription:
+    """Attributes: `config` of the model; `target` and `precision` as given to the build."""
+
+    config: ModelConfig
+    target: str
+    precision: str
+
+    def save(self, folder: Path) -> None:
+        values = {"format": FORMAT, **asdict(self), "config": self.config.to_dict()}
+        (folder / FILE_NAME).write_text(json.dumps(values, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, engine_dir: Path) -> EngineDescription:
+        """Read the description of an `engines/` folder.
+
+        Raises:
+            ArtifactError: there is none, or another version of this toolkit wrote it.
+        """
+        path = engine_dir / FILE_NAME
+        try:
+            values = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise ArtifactError(f"{path} does not exist: run `qwen3vl build {engine_dir.parent}`") from None
+        if values.pop("format", None) != FORMAT:
+            raise ArtifactError(f"{path} was written by another version of this toolkit: run `qwen3vl build` again")
+        return cls(**{**values, "config": ModelConfig.from_dict(values["config"])})

@@ -1,0 +1,1 @@
+"""ONNX Runtime engines: building them and running them."""
