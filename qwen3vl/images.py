@@ -171,6 +171,12 @@ def resized_size(height: int, width: int, settings: ImageSettings) -> tuple[int,
     return rows, columns
 
 
+def image_grid(height: int, width: int, settings: ImageSettings) -> tuple[int, int, int]:
+    """(1, h, w) in patches. Swapping the sides, as an EXIF orientation may, swaps h and w. Errors as `resized_size`."""
+    rows, columns = resized_size(height, width, settings)
+    return 1, rows // settings.patch_size, columns // settings.patch_size
+
+
 def check_aspect_ratio(height: int, width: int) -> None:
     if max(height, width) / min(height, width) > MAX_ASPECT_RATIO:
         raise InvalidRequest(f"the image is {width}x{height} pixels: one side is more than {MAX_ASPECT_RATIO} times "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -39,7 +38,7 @@ class Tokenizer:
             self._backend = tokenizers.Tokenizer.from_str(definition)
             self._text_backend = tokenizers.Tokenizer.from_str(definition)
         except Exception as error:  # the library raises bare Exceptions
-            raise CheckpointError(f"tokenizer.json cannot be read: {error}") from None
+            raise CheckpointError(f"not a tokenizer definition: {error}") from None
         self._text_backend.encode_special_tokens = True
         added = self._backend.get_added_tokens_decoder()
         self.special_tokens = {token.content: id for id, token in added.items() if token.special}
@@ -49,7 +48,7 @@ class Tokenizer:
         self.eos_token_ids = tuple(eos_token_ids)
         for id in self.eos_token_ids:
             if not 0 <= id < vocab_size:
-                raise CheckpointError(f"eos_token_id is {id}, expected an id below vocab_size = {vocab_size}")
+                raise CheckpointError(f"the end token's id is {id}, expected one below vocab_size = {vocab_size}")
 
     @classmethod
     def from_checkpoint(cls, checkpoint: str | Path) -> Tokenizer:
@@ -64,10 +63,14 @@ class Tokenizer:
         text_config = config.get("text_config") or {}
         vocab_size = text_config.get("vocab_size")
         if not isinstance(vocab_size, int):
-            raise CheckpointError(f"{folder / 'config.json'}: text_config.vocab_size is {vocab_size!r}, expected a number")
+            raise CheckpointError(f"{folder / 'config.json'}: text_config.vocab_size is {vocab_size!r}, expected a "
+                                  "number")
+        eos_token_ids = _eos_token_ids(folder, config, text_config)
         try:
-            return cls(json.dumps(read_json(path)), vocab_size, _eos_token_ids(folder, config, text_config))
-        except CheckpointError as error:
+            return cls(path.read_text(encoding="utf-8"), vocab_size, eos_token_ids)
+        except FileNotFoundError:
+            raise CheckpointError(f"{path} does not exist: copy it from the checkpoint the model comes from") from None
+        except (CheckpointError, OSError, ValueError) as error:
             raise CheckpointError(f"{path}: {error}") from None
 
     def encode(self, text: str) -> list[int]:
@@ -87,7 +90,7 @@ class Tokenizer:
                 segments.append(text[end:match.start()])
             segments.append(self.special_tokens[match.group()])
             end = match.end()
-        return segments + [text[end:]] if end < len(text) else segments
+        return [*segments, text[end:]] if end < len(text) else segments
 
     def encode_segments(self, segments: Iterable[Segment]) -> list[int]:
         """Token ids of a prompt; neighbouring texts are tokenised as one."""
@@ -146,5 +149,6 @@ def _eos_token_ids(folder: Path, config: dict, text_config: dict) -> tuple[int, 
         ids = value if isinstance(value, list) else [value]
         if ids and all(isinstance(id, int) for id in ids):
             return tuple(ids)
-        raise CheckpointError(f"eos_token_id is {value!r}, expected a token id or a list of them")
-    raise CheckpointError(f"no eos_token_id in {generation.name} or config.json: without one answers never end")
+        raise CheckpointError(f"{folder}: eos_token_id is {value!r}, expected a token id or a list of them")
+    raise CheckpointError(f"{folder}: no eos_token_id in {generation.name} or config.json, so answers would never end: "
+                          "add one to generation_config.json")
