@@ -21,9 +21,11 @@ class EngineDescription:
     target: str
     precision: str
 
-    def save(self, folder: Path) -> None:
-        values = {"format": FORMAT, **asdict(self), "config": self.config.to_dict()}
-        (folder / FILE_NAME).write_text(json.dumps(values, indent=2) + "\n")
+    def to_dict(self) -> dict:
+        return {"format": FORMAT, **asdict(self)}
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
 
     @classmethod
     def load(cls, engine_dir: Path) -> EngineDescription:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from engines.description import EngineDescription
-from engines.onnxruntime.session import load_session
+from engines.onnxruntime.session import load_engine
 
 
 class Decoder:
@@ -26,7 +26,7 @@ class Decoder:
     def __init__(self, engine_dir: Path, slots: int, capacity: int, threads: int | None = None):
         self.config = EngineDescription.load(engine_dir).config
         self.slots, self.capacity = slots, capacity
-        self._session = load_session(engine_dir / "decoder.onnx", threads)
+        self._session = load_engine(engine_dir, "decoder", threads)
         text = self.config.text
         shape = (slots, text.num_key_value_heads, capacity, text.head_dim)
         self._dtype = _element_type(self._session, "visual_rows")

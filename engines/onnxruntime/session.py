@@ -9,6 +9,8 @@ import onnxruntime
 
 from qwen3vl.errors import ArtifactError
 
+ENGINE_FILE = "engine.onnx"
+
 
 def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:
     """Options for every session: `threads` compute threads, by default one for each core this process may use.
@@ -23,16 +25,25 @@ def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:
     return options
 
 
-def load_session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """Load an engine.
+def load_engine(engine_dir: Path, name: str, threads: int | None = None) -> onnxruntime.InferenceSession:
+    """Load `<engine_dir>/<name>/engine.onnx`.
+
+    Raises:
+        ArtifactError: the file is missing or ONNX Runtime refuses it.
+    """
+    return load_session(engine_dir / name / ENGINE_FILE, session_options(threads))
+
+
+def load_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """Load a graph on the CPU.
 
     Raises:
         ArtifactError: the file is missing or ONNX Runtime refuses it.
     """
     if not path.is_file():
-        raise ArtifactError(f"{path} does not exist: build it with `qwen3vl build {path.parent.parent}`")
+        raise ArtifactError(f"{path} does not exist: run `qwen3vl build` on its build folder")
     try:
-        return onnxruntime.InferenceSession(path, session_options(threads), providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise ArtifactError(f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {error}; rebuild it with "
-                            f"`qwen3vl build {path.parent.parent}`") from error
+        raise ArtifactError(f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {error}; run `qwen3vl build` "
+                            "on its build folder again") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from engines.description import EngineDescription
-from engines.onnxruntime.session import load_session
+from engines.onnxruntime.session import load_engine
 from qwen3vl.errors import InvalidRequest
 from qwen3vl.positions import interpolation, vision_positions
 
@@ -27,7 +27,7 @@ class VisionEncoder:
 
     def __init__(self, engine_dir: Path, threads: int | None = None):
         self.config = EngineDescription.load(engine_dir).config
-        self._path, self._threads = engine_dir / "vision_encoder.onnx", threads
+        self._engine_dir, self._threads = engine_dir, threads
         self._session, self._loading = None, threading.Lock()
 
     @property
@@ -95,7 +95,7 @@ class VisionEncoder:
     def _loaded_session(self):
         with self._loading:
             if self._session is None:
-                self._session = load_session(self._path, self._threads)
+                self._session = load_engine(self._engine_dir, "vision_encoder", self._threads)
             return self._session
 
 

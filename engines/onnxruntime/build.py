@@ -1,0 +1,46 @@
+"""ONNX graphs to ONNX Runtime engines: optimised once, here, instead of at each start."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import onnxruntime
+
+from engines.onnxruntime.session import ENGINE_FILE, load_session, session_options
+from export.build_folder import BuildFolder
+
+WEIGHTS_FILE = "weights.bin"
+
+
+def build_engine(build: BuildFolder, name: str) -> bool:
+    """Make `engines/<name>/` from `onnx/<name>.onnx`; skip it if it is there already.
+
+    The graph is optimised for any CPU (no layouts of this machine's processor), saved with its weights beside it and
+    loaded once, so that an engine that is there is one that loads.
+
+    Returns:
+        Whether it was made now.
+
+    Raises:
+        ArtifactError: the graph is missing or ONNX Runtime refuses it.
+    """
+    source = build.path / "onnx" / f"{name}.onnx"
+    key = {"graph": build.sha256_of(f"onnx/{name}.onnx"), "onnxruntime": onnxruntime.__version__}
+
+    def produce(folder: Path) -> None:
+        started = time.monotonic()
+        runtime = f"ONNX Runtime {onnxruntime.__version__}"
+        print(f"build engines/{name} with {runtime} ...", end=" ", file=sys.stderr, flush=True)
+        folder.mkdir()
+        options = session_options()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(folder / ENGINE_FILE)
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS_FILE)
+        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "4096")
+        load_session(source, options)
+        load_session(folder / ENGINE_FILE, session_options())
+        print(f"{time.monotonic() - started:.1f} s", file=sys.stderr)
+
+    return build.artifact(f"engines/{name}", key, produce)

@@ -1,0 +1,144 @@
+"""A build folder and its manifest: what was made from what, so that work is never repeated and never left half done."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from qwen3vl.errors import ArtifactError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+TEMPORARY = ".tmp-"
+
+
+class BuildFolder:
+    """`build/<name>/`: artifacts, each a file or a folder, and `manifest.json`.
+
+    An artifact is written under a temporary name, renamed into place, then entered into the manifest with the key it
+    was made from. A process killed in between leaves the previous artifact or none, and its temporary file is removed
+    by the next one.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.manifest = self._read_manifest()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for writing; the lock goes with the process, however it ends.
+
+        Raises:
+            ArtifactError: another process is building here.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / ".lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ArtifactError(f"{self.path} is being built by another process: wait for it or choose another "
+                                    "folder") from None
+            for leftover in self.path.rglob(f"{TEMPORARY}*"):
+                _remove(leftover)
+            self.manifest = self._read_manifest()
+            yield
+
+    def artifact(self, relative: str, key: dict, produce: Callable[[Path], None]) -> bool:
+        """Make `relative` unless it is there already, made from an equal key and unchanged since.
+
+        Args:
+            relative: its path in the build folder.
+            key: everything that its content depends on, as JSON values.
+            produce: writes the artifact, a file or a folder, at the path it is given.
+
+        Returns:
+            Whether it was made now.
+        """
+        target, entry = self.path / relative, self.manifest["artifacts"].get(relative)
+        if entry and entry["key"] == _digest(key) and _state(target) == entry["state"]:
+            return False
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.parent / f"{TEMPORARY}{target.name}"
+        _remove(temporary)
+        started = time.monotonic()
+        produce(temporary)
+        if target.is_dir():
+            _remove(target)
+        os.replace(temporary, target)
+        self.manifest["artifacts"][relative] = {
+            "key": _digest(key), "made_from": key, "state": _state(target), "sha256": sha256(target),
+            "seconds": round(time.monotonic() - started, 3)}
+        self.save()
+        return True
+
+    def sha256_of(self, relative: str) -> str:
+        """The recorded hash of an artifact, for use in the keys of what is made from it.
+
+        Raises:
+            ArtifactError: the artifact has not been made.
+        """
+        entry = self.manifest["artifacts"].get(relative)
+        if entry is None or not (self.path / relative).exists():
+            raise ArtifactError(f"{self.path / relative} has not been made: run "
+                                f"`qwen3vl export CHECKPOINT -o {self.path}`")
+        return entry["sha256"]
+
+    def save(self) -> None:
+        """Write the manifest, whole or not at all."""
+        temporary = self.path / f"{TEMPORARY}{MANIFEST}"
+        temporary.write_text(json.dumps(self.manifest, indent=2) + "\n")
+        os.replace(temporary, self.path / MANIFEST)
+
+    def _read_manifest(self) -> dict:
+        path = self.path / MANIFEST
+        if not path.exists():
+            return {"format": FORMAT, "artifacts": {}}
+        try:
+            manifest = json.loads(path.read_text())
+        except ValueError as error:
+            raise ArtifactError(f"{path} is not valid JSON ({error}): delete it to build anew") from None
+        if manifest.get("format") != FORMAT:
+            raise ArtifactError(f"{path} has format {manifest.get('format')!r}, expected {FORMAT}: "
+                                "build into a new folder")
+        return manifest
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file, or of a folder's relative names and contents in sorted order."""
+    digest = hashlib.sha256()
+    for file in _files(path):
+        if path.is_dir():
+            digest.update(str(file.relative_to(path)).encode() + b"\0")
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _state(path: Path) -> list | None:
+    """Size and modification time of each file: cheap to compare, changes whenever somebody touches an artifact."""
+    if not path.exists():
+        return None
+    return [[str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns] for file in _files(path)]
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+
+
+def _digest(key: dict) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
