@@ -1,7 +1,7 @@
 """A request's messages, images and videos -> what vision encoder and decoder take.
 
-The token ids are those of the reference (`Qwen3VLProcessor`) but for the visual tokens: there each is a pad token, here it
-has an id beyond the vocabulary that says where its visual rows are.
+The token ids are those of the reference (`Qwen3VLProcessor`) but for the visual tokens: there each is a pad token, here
+it has an id beyond the vocabulary that says where its visual rows are.
 """
 
 from __future__ import annotations
