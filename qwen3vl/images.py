@@ -65,7 +65,7 @@ class ImageSettings:
     def from_file(cls, path: Path) -> ImageSettings:
         """Read a `preprocessor_config.json` or the same fields of a `video_preprocessor_config.json`."""
         values = read_json(path)
-        size = values.get("size") or {}
+        size = values["size"] if isinstance(values.get("size"), dict) else {}
         bounds = {"min_pixels": values.get("min_pixels") or size.get("shortest_edge"),
                   "max_pixels": values.get("max_pixels") or size.get("longest_edge")}
         numbers = {**bounds, **{name: values.get(name) for name in ("patch_size", "temporal_patch_size", "merge_size")}}
@@ -76,9 +76,13 @@ class ImageSettings:
                                ("do_normalize", True)):
             if values.get(name, expected) != expected:
                 raise CheckpointError(f"{path}: {name} is {values[name]!r}, only {expected!r} is supported")
-        if not math.isclose(values.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-6):
-            raise CheckpointError(f"{path}: rescale_factor is {values['rescale_factor']!r}, only 1/255 is supported")
-        return cls(**numbers, **{name: _channels(values, name, path) for name in ("image_mean", "image_std")})
+        scale = values.get("rescale_factor", 1 / 255)
+        if not isinstance(scale, (int, float)) or not math.isclose(scale, 1 / 255, rel_tol=1e-6):
+            raise CheckpointError(f"{path}: rescale_factor is {scale!r}, only 1/255 is supported")
+        channels = {name: _channels(values, name, path) for name in ("image_mean", "image_std")}
+        if min(channels["image_std"]) <= 0:
+            raise CheckpointError(f"{path}: image_std is {values['image_std']!r}, expected numbers above 0")
+        return cls(**numbers, **channels)
 
 
 @dataclass(frozen=True)
