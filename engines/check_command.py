@@ -1,0 +1,43 @@
+"""`qwen3vl check`: compare a build's engines with the reference implementation."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from export.build_folder import BuildFolder
+from qwen3vl.checkpoint import Checkpoint
+from qwen3vl.errors import ArtifactError
+
+HELP = "compare engines with transformers, level by level"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("build", type=Path, help="a build folder with engines")
+    parser.add_argument("--checkpoint", type=Path, help="the checkpoint (default: where the build was exported from)")
+    parser.add_argument("--force", action="store_true", help="check again although nothing has changed")
+
+
+def run(args: argparse.Namespace) -> int:
+    build = BuildFolder(args.build)
+    engines = {name: build.sha256_of(f"engines/{name}") for name in ("vision_encoder", "decoder")}
+    checkpoint = args.checkpoint or Path(build.manifest["source"]["path"])
+    with Checkpoint.open(checkpoint) as opened:
+        if (found := opened.fingerprint()) != build.manifest["source"]["fingerprint"]:
+            raise ArtifactError(f"{checkpoint} (fingerprint {found}) is not what {args.build} was exported from: pass "
+                                "the right one with --checkpoint, or export again")
+    recorded = build.manifest.get("fidelity", {})
+    if not args.force and recorded.get("passed") and recorded.get("engines") == engines:
+        print(f"{args.build} agrees with {recorded['reference']} (checked before)", file=sys.stderr)
+        return 0
+    from engines.fidelity.check import check  # torch and transformers are needed from here on
+
+    with build.locked():
+        report = {"engines": engines, **check(args.build, checkpoint, build.manifest["precision"])}
+        build.manifest["fidelity"] = report
+        build.save()
+    failed = [result for result in report["results"] if not result["passed"]]
+    print(f"{len(report['results']) - len(failed)} of {len(report['results'])} comparisons agree with "
+          f"{report['reference']}", file=sys.stderr)
+    return 1 if failed else 0
