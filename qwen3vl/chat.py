@@ -163,6 +163,8 @@ def _parse_part(part: object, where: str, conversation: Conversation) -> dict:
     shows, fields = VISUAL_PARTS[kind]
     _only_fields(part, where, ("type", *fields))
     sources = [(field, part[field]) for field in fields if part.get(field) is not None]
+    if len(sources) > 1:
+        raise InvalidRequest(f"{where} has both {' and '.join(field for field, _ in sources)}, expected one of them")
     url = _inline_url(*sources[0], where) if sources else None
     (conversation.images if shows == "image" else conversation.videos).append(url)
     return {"type": shows}
@@ -170,7 +172,10 @@ def _parse_part(part: object, where: str, conversation: Conversation) -> dict:
 
 def _inline_url(field: str, source: object, where: str) -> str:
     url = source.get("url") if isinstance(source, dict) else source
-    check_text(url, f"{where}.{field}", "a data: URL; for a file sent with the request leave the field away")
+    if not isinstance(url, str):
+        raise InvalidRequest(f"{where}.{field} is {_show(source)}, expected a data: URL; for a file sent with the "
+                             "request leave the field away")
+    check_text(url, f"{where}.{field}")
     if not is_data_url(url.encode()):
         data_url_bytes(url, f"{where}.{field}")  # raises: no other URL is read
     return url
@@ -179,7 +184,7 @@ def _inline_url(field: str, source: object, where: str) -> str:
 def _only_fields(value: object, where: str, fields: tuple[str, ...]) -> None:
     if not isinstance(value, dict):
         raise InvalidRequest(f"{where} is {_show(value)}, expected an object with {' and '.join(fields)}")
-    unknown = [str(name) for name in value if name not in fields]
+    unknown = [_show(name) for name in value if name not in fields]
     if unknown:
         raise InvalidRequest(f"{where} has the unknown field {', '.join(unknown)}, expected only {', '.join(fields)}")
 

@@ -74,7 +74,7 @@ class SamplingParams:
     @classmethod
     def from_dict(cls, values: dict) -> SamplingParams:
         known = [field.name for field in fields(cls)]
-        unknown = sorted(str(name) for name in values if name not in known)
+        unknown = sorted(repr(name) for name in values if name not in known)
         if unknown:
             raise InvalidRequest(f"unknown parameter {', '.join(unknown)}: the parameters are {', '.join(known)}")
         return cls(**values)

@@ -51,8 +51,14 @@ def test_values_out_of_range(name, value, expected):
 
 
 def test_an_unknown_name_gets_the_list_of_known_ones():
-    with pytest.raises(InvalidRequest, match=r"unknown parameter beams, topp: the parameters are max_tokens, temper"):
+    with pytest.raises(InvalidRequest, match=r"unknown parameter 'beams', 'topp': the parameters are max_tokens, temper"):
         SamplingParams.from_json('{"topp": 0.5, "beams": 3}')
+
+
+def test_messages_can_be_sent_whatever_the_names_are():
+    with pytest.raises(InvalidRequest) as raised:
+        SamplingParams.from_json('{"\\ud800": 1}')
+    assert str(raised.value).encode()
 
 
 @pytest.mark.parametrize(("text", "message"), [
