@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from qwen3vl.chat import ChatTemplate, check_text, parse_messages
+from qwen3vl.chat import ChatTemplate
 from qwen3vl.config import ModelConfig
 from qwen3vl.data_urls import data_url_bytes, is_data_url
 from qwen3vl.errors import CheckpointError, InvalidRequest
 from qwen3vl.images import ImageSettings, Patches, image_grid, image_patches, open_image, to_rgb
 from qwen3vl.limits import Limits
+from qwen3vl.messages import check_text, parse_messages
 from qwen3vl.positions import mrope_positions
 from qwen3vl.tokenizer import Segment, Tokenizer
 from qwen3vl.videos import VideoPlan, VideoSettings, decode_video, plan_video, video_patches
