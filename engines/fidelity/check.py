@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import transformers
-from polygraphy.comparator import Comparator, CompareFunc, IterationResult, RunResults
+from polygraphy.comparator import Comparator, IterationResult, RunResults, SimpleCompareFunc
 from polygraphy.logger import G_LOGGER
 
 from engines.batching.batcher import Batcher
@@ -118,14 +118,14 @@ class Check:
         results = RunResults()
         results.append(("engine", [IterationResult({level: np.ascontiguousarray(actual)})]))
         results.append(("reference", [IterationResult({level: np.ascontiguousarray(expected)})]))
-        compare = CompareFunc.simple(atol=self._tolerance * scale, rtol=0, check_error_stat="max")
+        compare = SimpleCompareFunc(atol=self._tolerance * scale, rtol=0, check_error_stat="max")
         with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
             passed = bool(Comparator.compare_accuracy(results, compare_func=compare))
         return Result(case.name, level, passed, _error(actual, expected))
 
 
 def _error(actual: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.abs(actual - expected).max() / np.abs(expected).max())
+    return float(np.abs(actual - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))
 
 
 def check(build: Path, checkpoint: Path, precision: str) -> dict:

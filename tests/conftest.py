@@ -1,0 +1,27 @@
+"""Builds that several test modules share: made once a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engines.builder import build_engines
+from export.exporter import export
+from tests.support.checkpoints import make_checkpoint
+from tests.support.processor_folder import add_processor_files
+
+
+@pytest.fixture(scope="session")
+def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random checkpoint of the default tiny shape, processor files included."""
+    return add_processor_files(make_checkpoint(tmp_path_factory.mktemp("checkpoint")))
+
+
+@pytest.fixture(scope="session")
+def random_build(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The build folder of `random_checkpoint`, engines included. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("build")
+    export(random_checkpoint, folder)
+    build_engines(folder)
+    return folder
