@@ -127,11 +127,11 @@ class Processor:
                                         ("video", videos, self.config.video_token_id, self.limits.videos)):
             places = segments.count(pad)
             if places != len(files):
-                raise InvalidRequest(f"the prompt has {places} places for a {name} and the request {len(files)} "
-                                     f"{name}s, expected as many (some chat templates leave out {name}s in system "
+                raise InvalidRequest(f"the prompt has places for {_count(places, name)}, but the request has "
+                                     f"{_count(len(files), name)} (some chat templates leave out {name}s in system "
                                      "messages)")
             if len(files) > limit:
-                raise InvalidRequest(f"the request has {len(files)} {name}s, the limit {name}s is {limit}")
+                raise InvalidRequest(f"the request has {_count(len(files), name)}, the limit {name}s is {limit}")
 
     def _open(self, segments: list[Segment], images: list[bytes], videos: list[bytes]) -> list[_File]:
         """Open the files in order of appearance, checking their sizes."""
@@ -240,7 +240,12 @@ def _fill(places: list[str | None], files: Sequence[bytes], name: str) -> list[b
     """Put the files sent with the request into the places without an inline one."""
     free = places.count(None)
     if free != len(files):
-        raise InvalidRequest(f"the messages have {free} {name} parts without inline data and the request {len(files)} "
-                             f"{name}s, expected as many: each " + '{"type": "' + name + '"} part takes the next one')
+        raise InvalidRequest(f"the messages have places for {_count(free, name)}, but the request has "
+                             f"{_count(len(files), name)}: each " + '{"type": "' + name + '"} part without inline data '
+                             "takes the next one")
     remaining = iter(files)
     return [next(remaining) if url is None else url.encode() for url in places]
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
