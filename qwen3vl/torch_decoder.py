@@ -29,7 +29,7 @@ def deepstack_add(hidden: Tensor, token_ids: Tensor, visual_rows: Tensor, level:
     if visual_rows.shape[0] == 0:
         return hidden
     is_visual = token_ids >= vocab_size
-    rows = visual_rows[torch.where(is_visual, token_ids - vocab_size + level, 0)]
+    rows = F.embedding(torch.where(is_visual, token_ids - vocab_size + level, 0), visual_rows)
     return hidden + torch.where(is_visual[..., None], rows, 0).to(hidden.dtype)
 
 
