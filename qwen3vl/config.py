@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from qwen3vl.errors import CheckpointError
+from qwen3vl.json_files import read_json
 
 ARCHITECTURE = "Qwen3VLMoeForConditionalGeneration"
 
@@ -168,14 +168,7 @@ class ModelConfig:
                 missing or inconsistent. The message names file and field.
         """
         path = Path(checkpoint) / "config.json"
-        try:
-            raw = json.loads(path.read_text())
-        except FileNotFoundError:
-            raise CheckpointError(f"{path} does not exist: pass the folder of a Hugging Face checkpoint") from None
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
-        if not isinstance(raw, dict):
-            raise CheckpointError(f"{path} holds a {type(raw).__name__}, expected an object of model settings")
+        raw = read_json(path)
         try:
             return _parse(raw)
         except CheckpointError as error:
@@ -187,9 +180,8 @@ def _parse(raw: dict) -> ModelConfig:
     _require(ARCHITECTURE in architectures, "architectures", architectures, f"['{ARCHITECTURE}']")
     text, vision = _section(raw, "text_config"), _section(raw, "vision_config")
     # transformers 5 keeps RoPE settings in `rope_parameters`, transformers 4 in `rope_theta` and `rope_scaling`.
-    rope = {"rope_theta": text.get("rope_theta"), **(text.get("rope_scaling") or {}),
-            **(text.get("rope_parameters") or {})}
-    _require(rope.get("rope_theta") is not None, "text_config.rope_parameters.rope_theta", None, "a number")
+    rope = {"rope_theta": text.get("rope_theta"), **_optional_section(text, "text_config", "rope_scaling"),
+            **_optional_section(text, "text_config", "rope_parameters")}
     rope_type = rope.get("rope_type", rope.get("type", "default"))
     _require(rope_type in ("default", "mrope"), "text_config.rope_parameters.rope_type", rope_type,
              "'default' (scaled RoPE variants are not supported)")
@@ -197,34 +189,43 @@ def _parse(raw: dict) -> ModelConfig:
     activation = vision.get("hidden_act", "gelu_pytorch_tanh")
     _require(activation == "gelu_pytorch_tanh", "vision_config.hidden_act", activation, "'gelu_pytorch_tanh'")
     return ModelConfig(
-        text=TextConfig(
-            **_numbers(text, "text_config", int, "hidden_size", "num_hidden_layers", "num_attention_heads",
-                       "vocab_size", "max_position_embeddings"),
-            num_key_value_heads=int(text.get("num_key_value_heads") or text["num_attention_heads"]),
-            head_dim=int(text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]),
-            intermediate_size=int(text.get("intermediate_size") or 0),
-            moe_intermediate_size=int(text.get("moe_intermediate_size") or 0),
-            # transformers 5 writes `num_local_experts`.
-            num_experts=int(text.get("num_experts") or text.get("num_local_experts") or 0),
-            num_experts_per_tok=int(text.get("num_experts_per_tok") or 0),
-            rms_norm_eps=float(text.get("rms_norm_eps", 1e-6)),
-            rope_theta=float(rope["rope_theta"]),
-            mrope_section=tuple(rope.get("mrope_section") or (24, 20, 20)),
-            attention_bias=bool(text.get("attention_bias", False)),
-            decoder_sparse_step=int(text.get("decoder_sparse_step") or 1),
-            mlp_only_layers=tuple(text.get("mlp_only_layers") or ()),
-        ),
+        text=_text(text, rope),
         vision=VisionConfig(
-            **_numbers(vision, "vision_config", int, "depth", "hidden_size", "num_heads", "intermediate_size",
-                       "out_hidden_size", "patch_size", "temporal_patch_size", "spatial_merge_size",
-                       "num_position_embeddings"),
-            in_channels=int(vision.get("in_channels", 3)),
-            deepstack_visual_indexes=tuple(vision.get("deepstack_visual_indexes") or ()),
-            rope_theta=float((vision.get("rope_parameters") or {}).get("rope_theta", 10000.0)),
+            **{name: _integer(vision, "vision_config", name) for name in (
+                "depth", "hidden_size", "num_heads", "intermediate_size", "out_hidden_size", "patch_size",
+                "temporal_patch_size", "spatial_merge_size", "num_position_embeddings")},
+            in_channels=_integer(vision, "vision_config", "in_channels", 3),
+            deepstack_visual_indexes=_integers(vision, "vision_config", "deepstack_visual_indexes", ()),
+            rope_theta=_real(_optional_section(vision, "vision_config", "rope_parameters"),
+                             "vision_config.rope_parameters", "rope_theta", 10000.0),
         ),
-        **_numbers(raw, None, int, "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"),
+        **{name: _integer(raw, None, name) for name in ("image_token_id", "video_token_id", "vision_start_token_id",
+                                                        "vision_end_token_id")},
         # transformers 5 may show another value on the text config: the top level decides.
         tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+    )
+
+
+def _text(text: dict, rope: dict) -> TextConfig:
+    where = "text_config"
+    sizes = {name: _integer(text, where, name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads",
+                                                            "vocab_size", "max_position_embeddings")}
+    heads = sizes["num_attention_heads"]
+    return TextConfig(
+        **sizes,
+        num_key_value_heads=_integer(text, where, "num_key_value_heads", heads),
+        head_dim=_integer(text, where, "head_dim", sizes["hidden_size"] // max(heads, 1)),
+        intermediate_size=_integer(text, where, "intermediate_size", 0),
+        moe_intermediate_size=_integer(text, where, "moe_intermediate_size", 0),
+        # transformers 5 writes `num_local_experts`.
+        num_experts=_integer(text, where, "num_experts", _integer(text, where, "num_local_experts", 0)),
+        num_experts_per_tok=_integer(text, where, "num_experts_per_tok", 0),
+        rms_norm_eps=_real(text, where, "rms_norm_eps", 1e-6),
+        rope_theta=_real(rope, f"{where}.rope_parameters", "rope_theta"),
+        mrope_section=_integers(rope, f"{where}.rope_parameters", "mrope_section", (24, 20, 20)),
+        attention_bias=bool(text.get("attention_bias", False)),
+        decoder_sparse_step=_integer(text, where, "decoder_sparse_step", 1),
+        mlp_only_layers=_integers(text, where, "mlp_only_layers", ()),
     )
 
 
@@ -233,14 +234,30 @@ def _section(raw: dict, name: str) -> dict:
     return raw[name]
 
 
-def _numbers(section: dict, where: str | None, kind: type, *names: str) -> dict:
-    values = {}
-    for name in names:
-        value = section.get(name)
-        label = f"{where}.{name}" if where else name
-        _require(isinstance(value, (int, float)) and not isinstance(value, bool), label, value, "a number")
-        values[name] = kind(value)
-    return values
+def _optional_section(section: dict, where: str, name: str) -> dict:
+    value = section.get(name)
+    _require(value is None or isinstance(value, dict), f"{where}.{name}", value, "an object")
+    return value or {}
+
+
+def _integer(section: dict, where: str | None, name: str, default: int | None = None) -> int:
+    value = default if section.get(name) is None else section[name]
+    _require(isinstance(value, int) and not isinstance(value, bool), f"{where}.{name}" if where else name, value,
+             "a whole number")
+    return value
+
+
+def _integers(section: dict, where: str, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+    value = default if section.get(name) is None else section[name]
+    _require(isinstance(value, (list, tuple)) and all(isinstance(item, int) for item in value), f"{where}.{name}",
+             value, "a list of whole numbers")
+    return tuple(value)
+
+
+def _real(section: dict, where: str, name: str, default: float | None = None) -> float:
+    value = default if section.get(name) is None else section[name]
+    _require(isinstance(value, (int, float)) and not isinstance(value, bool), f"{where}.{name}", value, "a number")
+    return float(value)
 
 
 def _positive(config: object, where: str, *names: str) -> None:

@@ -17,7 +17,7 @@ def read_json(path: Path) -> dict:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist: copy it from the checkpoint the model comes from") from None
+        raise CheckpointError(f"{path} does not exist: pass the folder of a whole Hugging Face checkpoint") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(values, dict):
