@@ -40,9 +40,6 @@ class Batcher:
         self._token_bytes, self._eos_token_ids = tokenizer.token_bytes, frozenset(tokenizer.eos_token_ids)
         self._decoder = Decoder(engine_dir, slots, limits.total_tokens, threads)
         self._config = self._decoder.config
-        # A model's vocabulary may be padded beyond its tokenizer's: such ids have no text.
-        missing = self._config.text.vocab_size - len(self._token_bytes)
-        self._token_bytes = [*self._token_bytes, *[b""] * missing]
         self._limits, self._prefill_tokens = limits, prefill_tokens
         self._waiting: deque[Sequence] = deque()
         self._prefilling: Sequence | None = None

@@ -43,17 +43,18 @@ class Reference:
     @torch.no_grad()
     def logits(self, case: Case) -> np.ndarray:
         """float32 [S, vocab_size] of the prompt."""
-        return self.model(**self._inputs(case)).logits[0].numpy()
+        return self.model(**self.inputs(case)).logits[0].numpy()
 
     @torch.no_grad()
     def greedy(self, case: Case, tokens: int) -> list[int]:
         """The greedy continuation, the end-of-text token included if it comes."""
-        inputs = self._inputs(case)
+        inputs = self.inputs(case)
         output = self.model.generate(**inputs, attention_mask=torch.ones_like(inputs["input_ids"]),
                                      max_new_tokens=tokens, do_sample=False)
         return output[0, inputs["input_ids"].shape[1] :].tolist()
 
-    def _inputs(self, case: Case) -> dict[str, torch.Tensor]:
+    def inputs(self, case: Case) -> dict[str, torch.Tensor]:
+        """What `forward` and `generate` take for the case, on token ids of the original kind."""
         kinds = np.repeat([1 if kind == "image" else 2 for kind in case.kinds],
                           np.prod(case.inputs.grids, axis=1) // self.config.vision.merge_unit)
         ids = case.inputs.token_ids.astype(np.int64)

@@ -1,0 +1,57 @@
+"""A made-up checkpoint for speed measurements on a CPU: large enough that a decode step takes some ten milliseconds.
+
+    python -m bench.make_model build/bench-checkpoint
+
+Weights are random, tokenizer and settings those of models/tiny-shapes. No token ends a text, so that answers have the
+length that is asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from transformers import Qwen3VLMoeConfig
+
+from bench.synthetic_checkpoint import write_checkpoint
+
+TEMPLATE = Path(__file__).parent.parent / "models/tiny-shapes"
+
+
+def make_model(folder: Path) -> None:
+    """Write the checkpoint: 12 layers of width 1024, 16 experts of 768 of which 4 are used, 0.5 billion parameters."""
+    tiny = json.loads((TEMPLATE / "config.json").read_text())
+    tokens = {name: tiny[name] for name in ("image_token_id", "video_token_id", "vision_start_token_id",
+                                            "vision_end_token_id")}
+    # One token more than the tokenizer has: the end of text, whose logit is always 0 and so never the largest.
+    vocab_size = tiny["text_config"]["vocab_size"] + 1
+    text = {**tiny["text_config"], "vocab_size": vocab_size, "hidden_size": 1024, "num_hidden_layers": 12, "num_attention_heads": 16,
+            "num_key_value_heads": 4, "head_dim": 64, "num_experts": 16, "num_experts_per_tok": 4,
+            "moe_intermediate_size": 768,
+            "rope_parameters": {**tiny["text_config"]["rope_parameters"], "mrope_section": [12, 10, 10]}}
+    vision = {**tiny["vision_config"], "depth": 12, "hidden_size": 512, "num_heads": 8, "intermediate_size": 2048,
+              "out_hidden_size": 1024, "deepstack_visual_indexes": [3, 6, 9]}
+    config = Qwen3VLMoeConfig(text_config=text, vision_config=vision, tie_word_embeddings=False,
+                              architectures=["Qwen3VLMoeForConditionalGeneration"], **tokens)
+    write_checkpoint(folder, config, seed=0)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"][-1] = 0
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    for file in TEMPLATE.iterdir():
+        if file.suffix in (".json", ".jinja") and file.name not in ("config.json", "generation_config.json",
+                                                                    "evaluation.json"):
+            shutil.copy(file, folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [vocab_size - 1]}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    make_model(parser.parse_args().folder)
+
+
+if __name__ == "__main__":
+    main()
