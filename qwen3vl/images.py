@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from qwen3vl.data_urls import data_url_bytes, is_data_url
 from qwen3vl.errors import CheckpointError, InvalidRequest
-from qwen3vl.json_files import read_json
+from qwen3vl.json_files import read_preprocessor
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_ASPECT_RATIO = 200
@@ -59,29 +59,28 @@ class ImageSettings:
         Raises:
             CheckpointError: the file is missing or broken, or asks for a preparation other than this module's.
         """
-        return cls.from_file(Path(checkpoint) / "preprocessor_config.json")
+        return cls.from_values(*read_preprocessor(Path(checkpoint), "preprocessor_config.json", "image_processor"))
 
     @classmethod
-    def from_file(cls, path: Path) -> ImageSettings:
-        """Read a `preprocessor_config.json` or the same fields of a `video_preprocessor_config.json`."""
-        values = read_json(path)
+    def from_values(cls, values: dict, where: str) -> ImageSettings:
+        """Check the settings that image and video preprocessors share; `where` they are from is for errors."""
         size = values["size"] if isinstance(values.get("size"), dict) else {}
         bounds = {"min_pixels": values.get("min_pixels") or size.get("shortest_edge"),
                   "max_pixels": values.get("max_pixels") or size.get("longest_edge")}
         numbers = {**bounds, **{name: values.get(name) for name in ("patch_size", "temporal_patch_size", "merge_size")}}
         for name, number in numbers.items():
             if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-                raise CheckpointError(f"{path}: {name} is {number!r}, expected a whole number above 0")
+                raise CheckpointError(f"{where}: {name} is {number!r}, expected a whole number above 0")
         for name, expected in (("resample", Image.Resampling.BICUBIC), ("do_resize", True), ("do_rescale", True),
                                ("do_normalize", True)):
             if values.get(name, expected) != expected:
-                raise CheckpointError(f"{path}: {name} is {values[name]!r}, only {expected!r} is supported")
+                raise CheckpointError(f"{where}: {name} is {values[name]!r}, only {expected!r} is supported")
         scale = values.get("rescale_factor", 1 / 255)
         if not isinstance(scale, (int, float)) or not math.isclose(scale, 1 / 255, rel_tol=1e-6):
-            raise CheckpointError(f"{path}: rescale_factor is {scale!r}, only 1/255 is supported")
-        channels = {name: _channels(values, name, path) for name in ("image_mean", "image_std")}
+            raise CheckpointError(f"{where}: rescale_factor is {scale!r}, only 1/255 is supported")
+        channels = {name: _channels(values, name, where) for name in ("image_mean", "image_std")}
         if min(channels["image_std"]) <= 0:
-            raise CheckpointError(f"{path}: image_std is {values['image_std']!r}, expected numbers above 0")
+            raise CheckpointError(f"{where}: image_std is {values['image_std']!r}, expected numbers above 0")
         return cls(**numbers, **channels)
 
 
@@ -239,8 +238,8 @@ def _grey_to_rgb(grey: np.ndarray) -> np.ndarray:
     return np.repeat(levels.astype(np.uint8)[:, :, None], 3, axis=2)
 
 
-def _channels(values: dict, name: str, path: Path) -> tuple[float, float, float]:
+def _channels(values: dict, name: str, where: str) -> tuple[float, float, float]:
     channels = values.get(name)
     if not isinstance(channels, list) or len(channels) != 3 or not all(isinstance(c, (int, float)) for c in channels):
-        raise CheckpointError(f"{path}: {name} is {channels!r}, expected three numbers, one for each channel")
+        raise CheckpointError(f"{where}: {name} is {channels!r}, expected three numbers, one for each channel")
     return tuple(float(c) for c in channels)

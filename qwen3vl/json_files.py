@@ -23,3 +23,22 @@ def read_json(path: Path) -> dict:
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds a JSON {type(values).__name__}, expected an object")
     return values
+
+
+def read_preprocessor(folder: Path, file: str, section: str) -> tuple[dict, str]:
+    """Settings of a preprocessor: those of its own file, or else a section of `processor_config.json`, where
+    `transformers` 5 puts them.
+
+    Returns:
+        The settings, and where they are from, for error messages.
+
+    Raises:
+        CheckpointError: there are none, or they are no JSON object.
+    """
+    path, joint = folder / file, folder / "processor_config.json"
+    if path.exists() or not joint.exists():
+        return read_json(path), str(path)
+    values = read_json(joint).get(section)
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{joint}: {section} is {values!r}, expected an object; {file} would do as well")
+    return values, f"{joint}: {section}"

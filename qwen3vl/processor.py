@@ -25,10 +25,11 @@ from qwen3vl.positions import mrope_positions
 from qwen3vl.tokenizer import Segment, Tokenizer
 from qwen3vl.videos import VideoPlan, VideoSettings, decode_video, plan_video, video_patches
 
-# A processor folder: these files of a checkpoint, of the last three whichever holds the chat template.
+# A processor folder: these files of a checkpoint. Not all exist in every one: the chat template is in one of the last
+# three, and `transformers` 5 puts the preprocessors' settings in one file.
 PROCESSOR_FILES = ("config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json",
-                   "video_preprocessor_config.json", "tokenizer_config.json", "chat_template.jinja",
-                   "chat_template.json")
+                   "video_preprocessor_config.json", "processor_config.json", "tokenizer_config.json",
+                   "chat_template.jinja", "chat_template.json")
 
 
 @dataclass(frozen=True)

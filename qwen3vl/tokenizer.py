@@ -69,7 +69,8 @@ class Tokenizer:
         try:
             return cls(path.read_text(encoding="utf-8"), vocab_size, eos_token_ids)
         except FileNotFoundError:
-            raise CheckpointError(f"{path} does not exist: pass the folder of a whole Hugging Face checkpoint") from None
+            raise CheckpointError(f"{path} does not exist: pass the folder of a whole Hugging Face "
+                                  "checkpoint") from None
         except (CheckpointError, OSError, ValueError) as error:
             raise CheckpointError(f"{path}: {error}") from None
 

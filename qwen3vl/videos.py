@@ -24,7 +24,7 @@ from qwen3vl.images import (
     resize,
     to_rgb,
 )
-from qwen3vl.json_files import read_json
+from qwen3vl.json_files import read_preprocessor
 from qwen3vl.limits import Limits
 
 # What browsers show a frame for that names no duration.
@@ -56,10 +56,10 @@ class VideoSettings:
         Raises:
             CheckpointError: the file is missing or broken, or asks for a preparation other than this module's.
         """
-        path = Path(checkpoint) / "video_preprocessor_config.json"
-        image, values = ImageSettings.from_file(path), read_json(path)
+        values, where = read_preprocessor(Path(checkpoint), "video_preprocessor_config.json", "video_processor")
+        image = ImageSettings.from_values(values, where)
         if values.get("num_frames") is not None or values.get("do_sample_frames", True) is not True:
-            raise CheckpointError(f"{path}: num_frames is {values.get('num_frames')!r} and do_sample_frames "
+            raise CheckpointError(f"{where}: num_frames is {values.get('num_frames')!r} and do_sample_frames "
                                   f"{values.get('do_sample_frames')!r}, only sampling by fps is supported")
         settings = cls(image, *(values.get(name) or default for name, default in
                                 (("fps", 2.0), ("min_frames", 4), ("max_frames", 768))),
@@ -67,7 +67,7 @@ class VideoSettings:
         for name in ("fps", "min_frames", "max_frames"):
             value = getattr(settings, name)
             if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
-                raise CheckpointError(f"{path}: {name} is {value!r}, expected a number above 0")
+                raise CheckpointError(f"{where}: {name} is {value!r}, expected a number above 0")
         return settings
 
 

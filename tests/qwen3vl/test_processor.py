@@ -3,6 +3,9 @@
 import base64
 import io
 import json
+import shutil
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -15,7 +18,7 @@ from transformers.video_utils import VideoMetadata
 from qwen3vl.errors import CheckpointError, InvalidRequest
 from qwen3vl.images import ImageSettings, normalise
 from qwen3vl.limits import Limits
-from qwen3vl.processor import Processor
+from qwen3vl.processor import PROCESSOR_FILES, Processor
 from tests.support.checkpoints import make_config
 from tests.support.processor_folder import CHAT_TEMPLATE, VOCAB_SIZE, make_processor_folder
 from tests.support.reference_processor import reference_processor
@@ -333,7 +336,42 @@ def test_templates_that_leave_images_out(tmp_path):
         Processor.from_checkpoint(folder)(**ask(IMAGE), images=[TALL])
 
 
-# -- folders that do not fit together
+# -- folders
+
+
+def test_a_folder_that_transformers_saved(folder, reference, tmp_path):
+    """transformers 5 writes the settings of both preprocessors to one file."""
+    reference.save_pretrained(tmp_path)
+    for name in ("config.json", "generation_config.json"):
+        shutil.copyfile(folder / name, tmp_path / name)
+    assert not (tmp_path / "preprocessor_config.json").exists()  # so that this says something
+    content, images, videos = REQUESTS["mixture"]
+    saved, original = (Processor.from_checkpoint(path)(**ask(*content), images=images, videos=videos)
+                       for path in (tmp_path, folder))
+    np.testing.assert_array_equal(saved.token_ids, original.token_ids)
+    np.testing.assert_array_equal(saved.patches, original.patches)
+    (tmp_path / "processor_config.json").write_text('{"image_processor": 3}')
+    with pytest.raises(CheckpointError, match=r"processor_config.json: image_processor is 3, expected an object"):
+        Processor.from_checkpoint(tmp_path)
+
+
+def test_processor_files_are_enough(folder, tmp_path):
+    for name in PROCESSOR_FILES:
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, tmp_path / name)
+    assert len(Processor.from_checkpoint(tmp_path)(**ask(IMAGE), images=[TALL]).grids) == 1
+
+
+def test_serving_needs_neither_torch_nor_transformers(folder):
+    program = """
+import sys
+sys.modules.update(torch=None, transformers=None, ml_dtypes=None, safetensors=None)
+from qwen3vl.processor import Processor
+from qwen3vl.sampling import SamplingParams
+print(Processor.from_checkpoint(sys.argv[1])(prompt="Hello").token_ids.size)
+"""
+    result = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=True)
+    assert int(result.stdout) > 0
 
 
 @pytest.mark.parametrize(("settings", "message"), [
