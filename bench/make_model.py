@@ -28,9 +28,9 @@ def make_model(folder: Path) -> None:
                                             "vision_end_token_id")}
     # One token more than the tokenizer has: the end of text, whose logit is always 0 and so never the largest.
     vocab_size = tiny["text_config"]["vocab_size"] + 1
-    text = {**tiny["text_config"], "vocab_size": vocab_size, "hidden_size": 1024, "num_hidden_layers": 12, "num_attention_heads": 16,
-            "num_key_value_heads": 4, "head_dim": 64, "num_experts": 16, "num_experts_per_tok": 4,
-            "moe_intermediate_size": 768,
+    text = {**tiny["text_config"], "vocab_size": vocab_size, "hidden_size": 1024, "num_hidden_layers": 12,
+            "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 64,
+            "num_experts": 16, "num_experts_per_tok": 4, "moe_intermediate_size": 768,
             "rope_parameters": {**tiny["text_config"]["rope_parameters"], "mrope_section": [12, 10, 10]}}
     vision = {**tiny["vision_config"], "depth": 12, "hidden_size": 512, "num_heads": 8, "intermediate_size": 2048,
               "out_hidden_size": 1024, "deepstack_visual_indexes": [3, 6, 9]}

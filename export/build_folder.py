@@ -61,9 +61,9 @@ class BuildFolder:
         Returns:
             Whether it was made now.
         """
-        target, entry = self.path / relative, self.manifest["artifacts"].get(relative)
-        if entry and entry["key"] == _digest(key) and _state(target) == entry["state"]:
+        if self.is_current(relative, key):
             return False
+        target = self.path / relative
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.parent / f"{TEMPORARY}{target.name}"
         _remove(temporary)
@@ -77,6 +77,11 @@ class BuildFolder:
             "seconds": round(time.monotonic() - started, 3)}
         self.save()
         return True
+
+    def is_current(self, relative: str, key: dict) -> bool:
+        """Whether the artifact is there, made from an equal key and unchanged since."""
+        entry = self.manifest["artifacts"].get(relative)
+        return bool(entry) and entry["key"] == _digest(key) and _state(self.path / relative) == entry["state"]
 
     def sha256_of(self, relative: str) -> str:
         """The recorded hash of an artifact, for use in the keys of what is made from it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -47,14 +48,16 @@ def export(checkpoint_dir: Path, output: Path, precision: str = "fp32") -> Build
             "config": config.to_dict(), "precision": precision,
             "versions": {name: version(name) for name in ("qwen3vl-triton", "onnx", "onnx-ir", "numpy")}}
         build.save()
-        _copy_processor(build, checkpoint_dir)
         vision_key = {**key, "image_mean": list(images.image_mean), "image_std": list(images.image_std)}
-        write_model(build, "onnx/vision_encoder.onnx", *vision, vision_key)
-        write_model(build, "onnx/decoder.onnx", *decoder, key)
+        made = [_copy_processor(build, checkpoint_dir),
+                write_model(build, "onnx/vision_encoder.onnx", *vision, vision_key),
+                write_model(build, "onnx/decoder.onnx", *decoder, key)]
+    if not any(made):
+        print(f"the export in {output} is up to date", file=sys.stderr)
     return build
 
 
-def _copy_processor(build: BuildFolder, checkpoint_dir: Path) -> None:
+def _copy_processor(build: BuildFolder, checkpoint_dir: Path) -> bool:
     """Copy tokenizer, chat template and settings, so that the build needs the checkpoint no more."""
     present = [name for name in PROCESSOR_FILES if (checkpoint_dir / name).is_file()]
 
@@ -63,4 +66,4 @@ def _copy_processor(build: BuildFolder, checkpoint_dir: Path) -> None:
         for name in present:
             shutil.copyfile(checkpoint_dir / name, folder / name)
 
-    build.artifact("processor", {name: sha256(checkpoint_dir / name) for name in present}, produce)
+    return build.artifact("processor", {name: sha256(checkpoint_dir / name) for name in present}, produce)

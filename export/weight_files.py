@@ -28,24 +28,28 @@ def write_model(build: BuildFolder, relative: str, model: ir.Model, builder: Gra
         Whether anything was written.
     """
     folder = f"{Path(relative).with_suffix('')}.weights"
-    total = sum(_layout(group)[1] for group in builder.weights.values())
-    wrote = False
-    with byte_progress(f"export {Path(relative).name}", total) as progress:
-        for name, group in builder.weights.items():
-            path, (offsets, size) = f"{folder}/{name}.bin", _layout(group)
-            tensors = [value.const_value for value in group]
-            group_key = {**key, "weights": [[value.name, str(value.dtype), list(value.shape)] for value in group]}
-            made = build.artifact(path, group_key, lambda target, t=tensors, o=offsets: _write(target, t, o, progress))
-            if not made:
-                progress.update(size)
-            wrote = wrote or made
-            location = f"{Path(folder).name}/{name}.bin"
-            for value, tensor, offset in zip(group, tensors, offsets, strict=True):
-                value.const_value = ir.ExternalTensor(location, offset, tensor.nbytes, tensor.dtype,
-                                                      shape=tensor.shape, name=tensor.name,
-                                                      base_dir=(build.path / relative).parent)
-    graph_key = {**key, "weights": {name: build.sha256_of(f"{folder}/{name}.bin") for name in builder.weights}}
-    return build.artifact(relative, graph_key, lambda target: ir.save(model, target)) or wrote
+    paths = {name: f"{folder}/{name}.bin" for name in builder.weights}
+    keys = {name: {**key, "weights": [[value.name, str(value.dtype), list(value.shape)] for value in group]}
+            for name, group in builder.weights.items()}
+    missing = [name for name in paths if not build.is_current(paths[name], keys[name])]
+    if missing:
+        total = sum(_layout(builder.weights[name])[1] for name in missing)
+        with byte_progress(f"export {relative}", total) as progress:
+            for name in missing:
+                build.artifact(paths[name], keys[name],
+                               lambda target, group=builder.weights[name]: _write(target, group, progress))
+    for name, group in builder.weights.items():
+        _refer_to_file(group, (build.path / relative).parent, f"{Path(folder).name}/{name}.bin")
+    graph_key = {**key, "weights": {name: build.sha256_of(path) for name, path in paths.items()}}
+    return build.artifact(relative, graph_key, lambda target: ir.save(model, target)) or bool(missing)
+
+
+def _refer_to_file(group: Sequence[ir.Value], base: Path, location: str) -> None:
+    """Make the weights of a group references to their file."""
+    for value, offset in zip(group, _layout(group)[0], strict=True):
+        tensor = value.const_value
+        value.const_value = ir.ExternalTensor(location, offset, tensor.nbytes, tensor.dtype, shape=tensor.shape,
+                                              name=tensor.name, base_dir=base)
 
 
 def _layout(group: Sequence[ir.Value]) -> tuple[list[int], int]:
@@ -58,12 +62,12 @@ def _layout(group: Sequence[ir.Value]) -> tuple[list[int], int]:
     return offsets, end
 
 
-def _write(target: Path, tensors: Sequence[ir.TensorProtocol], offsets: Sequence[int], progress) -> None:
+def _write(target: Path, group: Sequence[ir.Value], progress) -> None:
     with open(target, "wb") as stream:
-        for tensor, offset in zip(tensors, offsets, strict=True):
+        for value, offset in zip(group, _layout(group)[0], strict=True):
             progress.update(offset - stream.tell())
             stream.seek(offset)
-            tensor.tofile(_Counted(stream, progress))
+            value.const_value.tofile(_Counted(stream, progress))
 
 
 class _Counted:
