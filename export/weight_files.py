@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from export.progress import byte_progress
 
 # Offsets are multiples of the page size, so that runtimes can map each weight straight from the file.
 ALIGNMENT = 4096
+# Goes up when the same weights of a checkpoint are written differently.
+RECIPE = 1
 
 
 def write_model(build: BuildFolder, relative: str, model: ir.Model, builder: GraphBuilder, key: dict) -> bool:
@@ -29,7 +32,7 @@ def write_model(build: BuildFolder, relative: str, model: ir.Model, builder: Gra
     """
     folder = f"{Path(relative).with_suffix('')}.weights"
     paths = {name: f"{folder}/{name}.bin" for name in builder.weights}
-    keys = {name: {**key, "weights": [[value.name, str(value.dtype), list(value.shape)] for value in group]}
+    keys = {name: {**key, "recipe": RECIPE, "weights": [[value.name, str(value.dtype), list(value.shape)] for value in group]}
             for name, group in builder.weights.items()}
     missing = [name for name in paths if not build.is_current(paths[name], keys[name])]
     if missing:
@@ -40,7 +43,8 @@ def write_model(build: BuildFolder, relative: str, model: ir.Model, builder: Gra
                                lambda target, group=builder.weights[name]: _write(target, group, progress))
     for name, group in builder.weights.items():
         _refer_to_file(group, (build.path / relative).parent, f"{Path(folder).name}/{name}.bin")
-    graph_key = {**key, "weights": {name: build.sha256_of(path) for name, path in paths.items()}}
+    graph = hashlib.sha256(ir.to_proto(model).SerializeToString(deterministic=True)).hexdigest()
+    graph_key = {"graph": graph, "weights": {name: build.sha256_of(path) for name, path in paths.items()}}
     return build.artifact(relative, graph_key, lambda target: ir.save(model, target)) or bool(missing)
 
 
