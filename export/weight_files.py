@@ -32,7 +32,8 @@ def write_model(build: BuildFolder, relative: str, model: ir.Model, builder: Gra
     """
     folder = f"{Path(relative).with_suffix('')}.weights"
     paths = {name: f"{folder}/{name}.bin" for name in builder.weights}
-    keys = {name: {**key, "recipe": RECIPE, "weights": [[value.name, str(value.dtype), list(value.shape)] for value in group]}
+    keys = {name: {**key, "recipe": RECIPE, "weights": [[value.name, str(value.dtype), list(value.shape)]
+                                                        for value in group]}
             for name, group in builder.weights.items()}
     missing = [name for name in paths if not build.is_current(paths[name], keys[name])]
     if missing:
