@@ -1,0 +1,101 @@
+"""Between Triton's Python backend and this project's classes: tensors, errors, settings.
+
+Importable only in a process of the Python backend, which provides `triton_python_backend_utils`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from qwen3vl.errors import InvalidRequest, Overloaded, Qwen3VLError
+from triton_repo.build_paths import BuildPaths
+
+log = logging.getLogger(__name__)
+
+FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+# HTTP reports every error of an ensemble as 400, so clients know by this that the same request may succeed later.
+BUSY_PREFIX = "server busy: "
+# gRPC's names of status codes -> Triton's, where they differ.
+CODES = {"INVALID_ARGUMENT": "INVALID_ARG"}
+
+
+class ModelSettings:
+    """What a model's `initialize` is given.
+
+    Attributes:
+        build: the build that the model is part of.
+        name: of the model.
+    """
+
+    def __init__(self, args: Mapping[str, str]) -> None:
+        logging.basicConfig(level=logging.INFO, format=f"%(levelname)s {args['model_name']}: %(message)s")
+        self.build = BuildPaths.of_model(args["model_repository"])
+        self.name = args["model_name"]
+        self._parameters = json.loads(args["model_config"])["parameters"]
+
+    def number(self, name: str) -> int:
+        """A parameter of `config.pbtxt`."""
+        return int(self._parameters[name]["string_value"])
+
+
+def inputs_of(request: pb_utils.InferenceRequest) -> dict[str, np.ndarray]:
+    """The tensors that came with a request; those left away are missing."""
+    return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+
+
+def parameters_of(request: pb_utils.InferenceRequest) -> dict[str, object]:
+    """What the client sent beside the inputs, the protocol's own parameters excluded."""
+    return json.loads(request.parameters() or "{}")
+
+
+def response(tensors: Mapping[str, np.ndarray]) -> pb_utils.InferenceResponse:
+    return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in tensors.items()])
+
+
+def coded_error(code: str, message: str) -> pb_utils.InferenceResponse:
+    """An error by the name of its gRPC status code."""
+    codes = pb_utils.TritonError
+    number = getattr(codes, CODES.get(code, code), codes.INTERNAL)
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, number))
+
+
+def error_response(error: Exception) -> pb_utils.InferenceResponse:
+    """The protocol's error for an exception: invalid argument, unavailable, or internal with the details in the log."""
+    if isinstance(error, InvalidRequest):
+        return coded_error("INVALID_ARGUMENT", str(error))
+    if isinstance(error, Overloaded):
+        return coded_error("UNAVAILABLE", BUSY_PREFIX + str(error))
+    if isinstance(error, Qwen3VLError):
+        return coded_error("INTERNAL", str(error))
+    log.error("a request failed", exc_info=error)
+    return coded_error("INTERNAL", f"internal error ({type(error).__name__}: {error}); the server's log says more")
+
+
+class Metrics:
+    """Gauges and counters on Triton's metrics endpoint."""
+
+    def __init__(self, gauges: Mapping[str, str], counters: Mapping[str, str]) -> None:
+        """Args: name -> help text of each."""
+        kinds = pb_utils.MetricFamily
+        # Triton drops a metric with its family, so the families are kept.
+        self._families = [pb_utils.MetricFamily(name=name, description=text, kind=kind)
+                          for kind, group in ((kinds.GAUGE, gauges), (kinds.COUNTER, counters))
+                          for name, text in group.items()]
+        self._metrics = dict(zip([*gauges, *counters], (family.Metric(labels={}) for family in self._families),
+                                 strict=True))
+        self._counters = set(counters)
+        self._values = dict.fromkeys(self._metrics, 0)
+
+    def update(self, values: Mapping[str, int]) -> None:
+        """Set gauges to these values, and counters, which must not fall."""
+        for name, value in values.items():
+            change = value - self._values[name]
+            if change:
+                metric = self._metrics[name]
+                metric.increment(change) if name in self._counters else metric.set(value)
+                self._values[name] = value

@@ -1,0 +1,86 @@
+"""`build/<name>/triton_repo/`: the model repository of a build, generated from its configuration and engines."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from engines.description import EngineDescription
+from export.build_folder import TEMPORARY, BuildFolder, sha256
+from qwen3vl.config import ModelConfig
+from qwen3vl.errors import ArtifactError
+from qwen3vl.limits import Limits
+from triton_repo.build_paths import REPOSITORY, BuildPaths
+from triton_repo.config_pbtxt import CONFIG_FILE, Ensemble, PythonModel, to_text, triton_config
+from triton_repo.engine_tensors import check_engines
+from triton_repo.repository import MODEL_VERSION, Options, models
+
+SHELLS = Path(__file__).parent / "shells"
+# An ensemble's version folder has nothing in it, and empty folders get lost when repositories are copied.
+KEEP_FILE = "README"
+
+
+def compose(folder: Path, options: Options | None = None, limits: Mapping[str, int] | None = None) -> None:
+    """Write `folder/triton_repo/` and, unless it is there, `folder/limits.json`; skip what has not changed.
+
+    Args:
+        folder: a build folder with engines.
+        options: how the deployment is run.
+        limits: limits to change; the others stay as they are.
+
+    Raises:
+        ArtifactError: engines are missing or do not fit their description, or a limit is not valid.
+    """
+    paths, build, options = BuildPaths(folder), BuildFolder(folder), options or Options()
+    config = EngineDescription.load(paths.engines).config
+    check_engines(paths.engines, config)
+    with build.locked():
+        _write_limits(paths, config, limits or {})
+        described = models(config, options)
+        configs = {model.name: to_text(triton_config(model)) for model in described}
+        shells = {model.name: sha256(_shell(model)) for model in described if isinstance(model, PythonModel)}
+        made = build.artifact(REPOSITORY, {"configs": configs, "shells": shells},
+                              lambda target: _write_repository(target, described, configs))
+        build.manifest["deployment"] = asdict(options)
+        build.save()
+    if not made:
+        print(f"{paths.repository} is up to date", file=sys.stderr)
+
+
+def default_limits(config: ModelConfig) -> Limits:
+    """The project's limits, lengths cut to what the model was made for."""
+    limits, longest = Limits(), config.text.max_position_embeddings
+    total = min(limits.total_tokens, longest)
+    return replace(limits, total_tokens=total, prompt_tokens=min(limits.prompt_tokens, total * 4 // 5))
+
+
+def _write_limits(paths: BuildPaths, config: ModelConfig, changes: Mapping[str, int]) -> None:
+    limits = paths.limits() if paths.limits_file.exists() else default_limits(config)
+    limits = Limits.from_dict({**limits.to_dict(), **changes})
+    longest = config.text.max_position_embeddings
+    if limits.total_tokens > longest:
+        raise ArtifactError(f"limit total_tokens is {limits.total_tokens}, expected at most {longest}, the model's "
+                            "max_position_embeddings")
+    temporary = paths.root / f"{TEMPORARY}{paths.limits_file.name}"
+    temporary.write_text(json.dumps(limits.to_dict(), indent=2) + "\n")
+    os.replace(temporary, paths.limits_file)
+
+
+def _write_repository(target: Path, described: list[PythonModel | Ensemble], configs: Mapping[str, str]) -> None:
+    for model in described:
+        version = target / model.name / MODEL_VERSION
+        version.mkdir(parents=True)
+        (target / model.name / CONFIG_FILE).write_text(configs[model.name])
+        if isinstance(model, PythonModel):
+            shutil.copyfile(_shell(model), version / "model.py")
+        else:
+            (version / KEEP_FILE).write_text("An ensemble has no files of its own: see config.pbtxt above.\n")
+
+
+def _shell(model: PythonModel) -> Path:
+    return SHELLS / f"{model.name}.py"

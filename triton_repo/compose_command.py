@@ -1,0 +1,41 @@
+"""`qwen3vl compose`: the model repository of a build folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from triton_repo.compose import compose
+from triton_repo.repository import Options
+
+HELP = "write the Triton model repository of a build"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    defaults = Options()
+    parser.add_argument("build", type=Path, help="a folder with engines, written by `qwen3vl build`")
+    parser.add_argument("--slots", type=int, default=defaults.slots,
+                        help=f"requests that the decoder serves at the same time (default: {defaults.slots})")
+    parser.add_argument("--threads", type=int, default=defaults.threads,
+                        help="compute threads of each engine (default: one for each core)")
+    parser.add_argument("--preprocess-instances", type=int, default=defaults.preprocess_instances,
+                        help=f"processes that prepare requests (default: {defaults.preprocess_instances})")
+    parser.add_argument("--whole-instances", type=int, default=defaults.whole_instances,
+                        help=f"whole answers over `infer` at the same time (default: {defaults.whole_instances})")
+    parser.add_argument("--limit", action="append", type=_limit, default=[], metavar="NAME=VALUE",
+                        help="change a limit in limits.json, e.g. prompt_tokens=4096; may be given several times")
+
+
+def run(args: argparse.Namespace) -> int:
+    options = Options(args.slots, args.threads, args.preprocess_instances, args.whole_instances)
+    compose(args.build, options, dict(args.limit))
+    return 0
+
+
+def _limit(text: str) -> tuple[str, int]:
+    name, _, value = text.partition("=")
+    try:
+        return name, int(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE with a whole number, such as "
+                                         "prompt_tokens=4096") from None

@@ -1,0 +1,165 @@
+"""The generating step: requests go to the in-flight batcher, its emissions back to whoever asked."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from engines.batching.batcher import Batcher
+from engines.batching.request import BatcherStats, Emission, GenerationRequest, Ticket
+from triton_repo.build_paths import BuildPaths
+from triton_repo.cancellation import CancellationListener, new_request_id
+
+log = logging.getLogger(__name__)
+
+# How soon the slot of a client that is gone gets free, at little cost for the others.
+PROBE_SECONDS = 0.25
+
+
+class Reply(Protocol):
+    """The way back to one client. All calls come from one thread at a time."""
+
+    def send(self, emission: Emission) -> None:
+        """Send text; one with a finish reason is the last."""
+
+    def fail(self, error: Exception) -> None:
+        """Send an error; nothing may follow."""
+
+    def probe(self, probe: str) -> None:
+        """Ask whether the client is still there (see `triton_repo.cancellation`)."""
+
+    def cancelled(self) -> bool:
+        """Whether the client was known to be gone when the request came, or asks this model directly and is gone."""
+
+
+@dataclass
+class _Active:
+    reply: Reply
+    ticket: Ticket
+
+
+class DecoderService:
+    """Serves the decoder of one build.
+
+    The batcher's thread must not wait for Triton, so a thread of its own sends everything: emissions and probes.
+
+    Args:
+        build: the build whose engine to use.
+        slots: requests served at the same time.
+        threads: compute threads; 0 for one for each core.
+        on_stats: called every now and then, from the sending thread, with what is going on.
+    """
+
+    def __init__(self, build: BuildPaths, slots: int, threads: int, on_stats: Callable[[BatcherStats], None]) -> None:
+        self._batcher = Batcher(build.engines, build.limits(), slots, threads=threads or None)
+        self._on_stats = on_stats
+        self._active: dict[str, _Active] = {}
+        self._outputs: queue.SimpleQueue[tuple[str, Emission | Exception] | None] = queue.SimpleQueue()
+        self._listener = CancellationListener(self._cancel)
+        self._sender = threading.Thread(target=self._send_loop, name="sender", daemon=True)
+        self._sender.start()
+
+    def submit(self, request: GenerationRequest, reply: Reply) -> None:
+        """Queue a request; everything that comes of it goes to `reply`, from another thread.
+
+        Raises:
+            InvalidRequest: the request does not fit the model or the limits.
+            Overloaded: the queue is full.
+        """
+        if reply.cancelled():
+            reply.send(Emission(np.empty(0, np.int32), 0, "cancelled", len(request.token_ids), 0))
+            return
+        request_id = new_request_id()
+        active = self._active[request_id] = _Active(reply, Ticket())
+        try:
+            active.ticket = self._batcher.submit(request, lambda output: self._outputs.put((request_id, output)))
+        except Exception:
+            del self._active[request_id]
+            raise
+
+    def stats(self) -> BatcherStats:
+        return self._batcher.stats()
+
+    def close(self) -> None:
+        """Stop generating: unfinished requests get an error."""
+        self._batcher.close()
+        self._outputs.put(None)
+        self._sender.join()
+
+    def _cancel(self, request_id: str) -> None:
+        if active := self._active.get(request_id):
+            active.ticket.cancel()
+
+    def _send_loop(self) -> None:
+        next_probe = time.monotonic() + PROBE_SECONDS
+        open_ = True
+        while open_:
+            outputs, open_ = self._next_outputs(next_probe)
+            for request_id, output in merged(outputs):
+                self._send(request_id, output)
+            if time.monotonic() >= next_probe:
+                self._probe()
+                next_probe = time.monotonic() + PROBE_SECONDS
+
+    def _next_outputs(self, until: float) -> tuple[list[tuple[str, Emission | Exception]], bool]:
+        """All that the batcher has put out, waiting for it until then. False if there will be no more."""
+        outputs = []
+        while True:
+            wait = 0.0 if outputs else max(0.0, until - time.monotonic())
+            try:
+                output = self._outputs.get(timeout=wait)
+            except queue.Empty:
+                return outputs, True
+            if output is None:
+                return outputs, False
+            outputs.append(output)
+
+    def _send(self, request_id: str, output: Emission | Exception) -> None:
+        active = self._active.get(request_id)
+        if active is None:
+            return
+        last = isinstance(output, Exception) or output.finish_reason
+        if last:
+            del self._active[request_id]
+        try:
+            if isinstance(output, Exception):
+                active.reply.fail(output)
+            else:
+                active.reply.send(output)
+        except Exception:
+            log.exception("an answer could not be sent")
+            active.ticket.cancel()
+
+    def _probe(self) -> None:
+        for request_id, active in list(self._active.items()):
+            try:
+                if active.reply.cancelled():
+                    active.ticket.cancel()
+                else:
+                    active.reply.probe(self._listener.probe(request_id))
+            except Exception:
+                log.exception("a client could not be probed")
+                active.ticket.cancel()
+        self._on_stats(self.stats())
+
+
+def merged(outputs: Iterable[tuple[str, Emission | Exception]]) -> list[tuple[str, Emission | Exception]]:
+    """Join the emissions of a request that have piled up: a slow way out makes chunks larger, not later."""
+    joined: dict[str, Emission | Exception] = {}
+    for request_id, output in outputs:
+        before = joined.get(request_id)
+        if isinstance(before, Emission) and isinstance(output, Emission):
+            # Only a last emission has bytes that are no text, so the texts are one after the other.
+            joined[request_id] = Emission(np.concatenate([before.token_ids, output.token_ids]),
+                                          before.text_bytes + output.text_bytes, output.finish_reason,
+                                          output.prompt_tokens, output.completion_tokens)
+        else:
+            joined[request_id] = output
+    return list(joined.items())

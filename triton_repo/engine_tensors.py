@@ -1,0 +1,48 @@
+"""Do the engines take and give what the model repository is about to declare?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from engines.onnxruntime.session import ENGINE_FILE
+from qwen3vl.config import ModelConfig
+from qwen3vl.errors import ArtifactError
+
+
+def check_engines(engine_dir: Path, config: ModelConfig) -> None:
+    """Compare the engines' own inputs and outputs with the configuration beside them. No weights are read.
+
+    Raises:
+        ArtifactError: an engine is missing or unreadable, or a tensor is missing or of another size.
+    """
+    hidden, patch_dim = config.text.hidden_size, config.vision.patch_dim
+    for engine, tensor, size, meaning in (
+            ("vision_encoder", "patches", patch_dim, "values of a patch (from vision_config)"),
+            ("vision_encoder", "visual_rows", hidden, "text_config.hidden_size"),
+            ("decoder", "visual_rows", hidden, "text_config.hidden_size"),
+            ("decoder", "logits", config.text.vocab_size, "text_config.vocab_size")):
+        path = engine_dir / engine / ENGINE_FILE
+        tensors = last_sizes(path)
+        if tensor not in tensors:
+            raise ArtifactError(f"{path} has no tensor {tensor}, only {', '.join(sorted(tensors))}: run `qwen3vl build` "
+                                "again")
+        if tensors[tensor] != size:
+            raise ArtifactError(f"{path}: the last dimension of {tensor} is {tensors[tensor]}, expected {size}, the "
+                                f"{meaning} in engine.json: run `qwen3vl build` again")
+
+
+def last_sizes(path: Path) -> dict[str, int | str]:
+    """Name of each input and output of an ONNX file -> its last dimension; a name where it is dynamic."""
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} does not exist: run `qwen3vl build` first") from None
+    except Exception as error:
+        raise ArtifactError(f"{path} is not an ONNX file: {error}") from None
+    sizes = {}
+    for value in (*graph.input, *graph.output):
+        if dims := value.type.tensor_type.shape.dim:
+            sizes[value.name] = dims[-1].dim_value or dims[-1].dim_param
+    return sizes

@@ -1,0 +1,83 @@
+"""The first step: a client's tensors to a prepared prompt. Everything a client can get wrong is found here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+
+import numpy as np
+
+from qwen3vl.errors import InvalidRequest
+from qwen3vl.processor import Processor
+from qwen3vl.sampling import SamplingParams
+from triton_repo.build_paths import BuildPaths
+from triton_repo.parameters import refuse_parameters
+
+SAMPLING_NAMES = tuple(field.name for field in fields(SamplingParams))
+
+
+class Preprocessor:
+    """Prepares requests for the model of one build."""
+
+    def __init__(self, build: BuildPaths) -> None:
+        self._processor = Processor.from_checkpoint(build.processor, build.limits())
+
+    def __call__(self, inputs: Mapping[str, np.ndarray], parameters: Mapping[str, object]) -> dict[str, np.ndarray]:
+        """Prepare one request.
+
+        Args:
+            inputs: those of `repository.REQUEST` that the client sent; STRING tensors hold bytes.
+            parameters: request parameters, where HTTP puts the JSON fields that are no inputs.
+
+        Returns:
+            The tensors of `repository.PROMPT`, `patches` and `grids`.
+
+        Raises:
+            InvalidRequest: anything about the request that cannot be served.
+        """
+        refuse_parameters(parameters)
+        sampling = sampling_params(inputs)
+        messages = _json(_text(inputs, "messages"), "messages") if "messages" in inputs else None
+        prompt = _text(inputs, "prompt") if "prompt" in inputs else None
+        prepared = self._processor(messages, prompt, _files(inputs, "images"), _files(inputs, "videos"))
+        return {
+            "token_ids": prepared.token_ids, "position_ids": prepared.position_ids,
+            "rope_delta": np.array([prepared.rope_delta], np.int32),
+            "sampling": np.array([sampling.to_json().encode()], object),
+            "patches": prepared.patches, "grids": prepared.grids,
+        }
+
+
+def sampling_params(inputs: Mapping[str, np.ndarray]) -> SamplingParams:
+    """The sampling parameters among a request's inputs.
+
+    Raises:
+        InvalidRequest: a value is out of range, or a stop string is not UTF-8.
+    """
+    values = {name: inputs[name].reshape(-1).tolist() for name in SAMPLING_NAMES if name in inputs}
+    stop = [_utf8(string, f"stop[{i}]") for i, string in enumerate(values.pop("stop", []))]
+    return SamplingParams(**{name: value for name, (value,) in values.items()}, stop=tuple(stop))
+
+
+def _text(inputs: Mapping[str, np.ndarray], name: str) -> str:
+    return _utf8(inputs[name].item(), name)
+
+
+def _utf8(data: bytes, name: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{name} is not valid UTF-8: {error}") from None
+
+
+def _json(text: str, name: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{name} is not valid JSON: {error}; expected a list such as "
+                             '[{"role": "user", "content": "Hello"}]') from None
+
+
+def _files(inputs: Mapping[str, np.ndarray], name: str) -> list[bytes]:
+    return inputs[name].reshape(-1).tolist() if name in inputs else []

@@ -1,0 +1,126 @@
+"""A static check of a model repository and the build around it: what is wrong is named before any server starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tritonclient.grpc.model_config_pb2 import TYPE_INVALID
+from tritonclient.grpc.model_config_pb2 import ModelConfig as TritonConfig
+
+from engines.description import EngineDescription
+from engines.onnxruntime.session import ENGINE_FILE
+from qwen3vl.config import ModelConfig
+from qwen3vl.errors import ArtifactError, CheckpointError
+from triton_repo.build_paths import BuildPaths
+from triton_repo.config_pbtxt import CONFIG_FILE, dtype_name, read_config
+from triton_repo.ensemble_check import Problem, check_ensemble
+from triton_repo.repository import ENSEMBLE, MODEL_VERSION, WHOLE
+
+MODELS = ("preprocess", "vision_encoder", "decoder", "postprocess", ENSEMBLE, WHOLE)
+PROCESSOR_FILES = ("config.json", "tokenizer.json", "preprocessor_config.json", "video_preprocessor_config.json")
+
+
+def require_sound(repository: Path) -> None:
+    """Check a repository (see `check_repository`).
+
+    Raises:
+        ArtifactError: something is wrong; the message has a line for each problem.
+    """
+    if problems := check_repository(repository):
+        raise ArtifactError("\n".join([f"{repository} cannot be served:", *(f"  {problem}" for problem in problems),
+                                       f"run `qwen3vl compose {repository.parent}`, or correct these"]))
+
+
+def check_repository(repository: Path) -> list[Problem]:
+    """Everything that is wrong with the repository of a build, in the order of its models.
+
+    Args:
+        repository: a `triton_repo/` folder inside a build folder.
+    """
+    if not repository.is_dir():
+        return [Problem("repository", str(repository), "there is no such folder: run `qwen3vl compose` first")]
+    problems: list[Problem] = []
+    configs: dict[str, TritonConfig] = {}
+    for name in sorted({*MODELS, *(folder.name for folder in repository.iterdir() if folder.is_dir())}):
+        problems += _check_model(repository / name, configs)
+    for config in configs.values():
+        if config.platform == "ensemble":
+            problems += check_ensemble(config, {name: c for name, c in configs.items() if c is not config})
+    return problems + list(_check_build(BuildPaths(repository.parent), configs))
+
+
+def _check_model(folder: Path, configs: dict[str, TritonConfig]) -> Iterator[Problem]:
+    """Check one model by itself, and enter its configuration into `configs`."""
+    name = folder.name
+    if not folder.is_dir():
+        yield Problem(name, str(folder), "the model is missing")
+        return
+    try:
+        config = configs[name] = read_config(folder / CONFIG_FILE)
+    except ArtifactError as error:
+        yield Problem(name, CONFIG_FILE, str(error))
+        return
+    if config.name != name:
+        yield Problem(name, "name", f"is {config.name!r}, expected {name!r}, the folder's name")
+    version = folder / MODEL_VERSION
+    if not version.is_dir():
+        yield Problem(name, str(version), "the version folder is missing")
+    if config.platform != "ensemble":
+        yield from _check_python_model(name, config, version)
+    for kind, tensors in (("input", config.input), ("output", config.output)):
+        if not tensors:
+            yield Problem(name, kind, "there is none, expected at least one")
+        for tensor in tensors:
+            yield from _check_tensor(name, f"{kind}[{tensor.name!r}]", tensor, [t.name for t in tensors])
+
+
+def _check_python_model(name: str, config: TritonConfig, version: Path) -> Iterator[Problem]:
+    if config.backend != "python":
+        yield Problem(name, "backend", f"is {config.backend!r}, expected 'python', or platform 'ensemble'")
+    if version.is_dir() and not (version / "model.py").is_file():
+        yield Problem(name, str(version / "model.py"), "the file is missing")
+    # Several could overtake each other and mix up the text; each decoder or vision encoder loads the weights again.
+    instances = sum(group.count for group in config.instance_group)
+    if name in ("postprocess", "decoder", "vision_encoder") and instances != 1:
+        yield Problem(name, "instance_group.count", f"is {instances}, expected 1")
+
+
+def _check_tensor(model: str, where: str, tensor: object, names: list[str]) -> Iterator[Problem]:
+    if names.count(tensor.name) > 1:
+        yield Problem(model, where, "is there more than once")
+    if tensor.data_type == TYPE_INVALID:
+        yield Problem(model, f"{where}.data_type", "is missing")
+    if not tensor.dims or any(size == 0 or size < -1 for size in tensor.dims):
+        yield Problem(model, f"{where}.dims", f"is {list(tensor.dims)}, expected sizes above 0, or -1 for any")
+
+
+def _check_build(build: BuildPaths, configs: dict[str, TritonConfig]) -> Iterator[Problem]:
+    """Check the files that the models read, and that the tensors have the sizes of the engines."""
+    try:
+        build.limits()
+    except ArtifactError as error:
+        yield Problem("preprocess", str(build.limits_file), str(error))
+    for file in PROCESSOR_FILES:
+        if not (build.processor / file).is_file():
+            yield Problem("preprocess", str(build.processor / file), "the file is missing: run `qwen3vl export` again")
+    for model in ("vision_encoder", "decoder"):
+        engine = build.engines / model / ENGINE_FILE
+        if not engine.is_file():
+            yield Problem(model, str(engine), "the engine is missing: run `qwen3vl build`")
+    try:
+        config = EngineDescription.load(build.engines).config
+    except (ArtifactError, CheckpointError) as error:
+        yield Problem("decoder", str(build.engines), str(error))
+        return
+    yield from _check_sizes(config, configs)
+
+
+def _check_sizes(config: ModelConfig, configs: dict[str, TritonConfig]) -> Iterator[Problem]:
+    for tensor, dtype, dims in (("patches", "UINT8", [-1, config.vision.patch_dim]),
+                                ("visual_rows", "FP32", [-1, config.text.hidden_size])):
+        for name, model in configs.items():
+            for kind, found in [("input", t) for t in model.input] + [("output", t) for t in model.output]:
+                if found.name == tensor and (list(found.dims), dtype_name(found.data_type)) != (dims, dtype):
+                    yield Problem(name, f"{kind}[{tensor!r}]", f"is {dtype_name(found.data_type)} {list(found.dims)}, "
+                                  f"but the engines take and give {dtype} {dims}")

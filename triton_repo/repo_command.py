@@ -1,0 +1,28 @@
+"""`qwen3vl repo check`: is a model repository sound?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from triton_repo.build_paths import REPOSITORY
+from triton_repo.repo_check import check_repository
+
+HELP = "check a model repository without a server"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    check = actions.add_parser("check", help="name everything that Triton would refuse, or that is missing")
+    check.add_argument("path", type=Path, help="a build folder, or its triton_repo/")
+
+
+def run(args: argparse.Namespace) -> int:
+    path = args.path.absolute()
+    repository = path / REPOSITORY if (path / REPOSITORY).is_dir() else path
+    problems = check_repository(repository)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print(f"{repository}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
+    return 1 if problems else 0

@@ -1,0 +1,202 @@
+"""A running `tritonserver`: started, watched until ready, stopped with everything that belongs to it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from qwen3vl.errors import ArtifactError, Qwen3VLError
+from triton_repo import die_with_parent
+from triton_repo.build_paths import BuildPaths
+from triton_repo.repo_check import require_sound
+from triton_repo.server_binary import find_server
+from triton_repo.server_log import ServerLog
+from triton_repo.whole import URL_VARIABLE
+
+LOOPBACK = "127.0.0.1"
+# How long requests may still run after a stop.
+EXIT_SECONDS = 15
+POLL_SECONDS = 0.1
+
+
+class ServerFailed(Qwen3VLError):
+    """The server did not become ready, or ended; the message has the end of its log."""
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Where a server listens; port 0 stands for any free one."""
+
+    host: str = LOOPBACK
+    http: int = 8000
+    grpc: int = 8001
+    metrics: int = 8002
+
+    def chosen(self) -> Endpoints:
+        """With a free port in place of each 0."""
+        with_sockets = [(port, socket.socket()) for port in (self.http, self.grpc, self.metrics)]
+        ports = []
+        for port, free in with_sockets:
+            if port == 0:
+                free.bind((self.host, 0))
+                port = free.getsockname()[1]
+            ports.append(port)
+        for _, free in with_sockets:
+            free.close()
+        return Endpoints(self.host, *ports)
+
+    @property
+    def local_host(self) -> str:
+        """By which this machine reaches it."""
+        return LOOPBACK if self.host == "0.0.0.0" else self.host
+
+
+class TritonServer:
+    """Serves the model repository of one build; use it as a context manager or call `stop`.
+
+    The server gets SIGTERM when the thread that started it ends, so that it cannot outlive this process.
+
+    Attributes:
+        endpoints: where it listens.
+        log: what it writes.
+
+    Args:
+        build: the build folder.
+        server: path or command name of a tritonserver; by default see `find_server`.
+        endpoints: where to listen.
+        log: file to write the server's log to; by default one that goes with the server.
+
+    Raises:
+        ArtifactError: the repository is not sound, or there is no server that can run it.
+    """
+
+    def __init__(self, build: Path, server: str | None = None, endpoints: Endpoints | None = None,
+                 log: Path | None = None) -> None:
+        repository = BuildPaths(build.absolute()).repository
+        require_sound(repository)
+        self._runtime = Path(tempfile.mkdtemp(prefix="qwen3vl-serve-"))
+        try:
+            binary = find_server(server, self._runtime)
+            self.endpoints = (endpoints or Endpoints()).chosen()
+            self.log = ServerLog(log or self._runtime / "tritonserver.log")
+            self._shared_memory = f"{self._runtime.name}-"
+            arguments = [str(binary.path), *binary.arguments, *self._arguments(repository)]
+            environment = {**os.environ, **binary.environment,
+                           URL_VARIABLE: f"{self.endpoints.local_host}:{self.endpoints.grpc}"}
+            self._process = self._start(arguments, environment)
+        except BaseException:
+            shutil.rmtree(self._runtime, ignore_errors=True)
+            raise
+
+    def __enter__(self) -> TritonServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def wait_ready(self, timeout: float, on_progress: Callable[[str], None] = lambda line: None,
+                   stopping: Callable[[], bool] = lambda: False) -> None:
+        """Wait until every model is loaded.
+
+        Args:
+            timeout: seconds.
+            on_progress: called with a line of text whenever a model starts or ends loading.
+            stopping: asked all the time; ends the wait early.
+
+        Raises:
+            ServerFailed: the server ended, or is not ready in time.
+        """
+        deadline = time.monotonic() + timeout
+        while not stopping() and not self._ready():
+            for line in self.log.progress():
+                on_progress(line)
+            if (code := self._process.poll()) is not None:
+                raise ServerFailed(f"tritonserver ended with exit code {code} before it was ready.\n{self.log.tail()}")
+            if time.monotonic() > deadline:
+                raise ServerFailed(f"tritonserver is not ready after {timeout:.0f} s.\n{self.log.tail()}")
+            time.sleep(POLL_SECONDS)
+        for line in self.log.progress():
+            on_progress(line)
+
+    def check(self) -> None:
+        """Check that the server runs with all of its models.
+
+        Raises:
+            ServerFailed: it ended, or one of its model processes did: Triton does not start these again.
+        """
+        if (code := self._process.poll()) is not None:
+            raise ServerFailed(f"tritonserver ended with exit code {code}.\n{self.log.tail()}")
+        if _has_dead_child(self._process.pid):
+            raise ServerFailed(f"a model's process ended unexpectedly.\n{self.log.tail()}")
+
+    def stop(self) -> None:
+        """Stop the server: running requests may end within `EXIT_SECONDS`. Does nothing the second time."""
+        if not self._runtime.exists():
+            return
+        if self._process.poll() is None:
+            self._process.terminate()
+        try:
+            self._process.wait(EXIT_SECONDS + 10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self.kill()
+
+    def kill(self) -> None:
+        """End the server and its model processes at once and remove what they left."""
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._process.wait()
+        for file in Path("/dev/shm").glob(f"{self._shared_memory}*"):
+            file.unlink(missing_ok=True)
+        shutil.rmtree(self._runtime, ignore_errors=True)
+
+    def _arguments(self, repository: Path) -> list[str]:
+        at, host = self.endpoints, self.endpoints.host
+        return [
+            f"--model-repository={repository}", "--model-control-mode=none", "--disable-auto-complete-config",
+            f"--http-address={host}", f"--http-port={at.http}", f"--grpc-address={host}", f"--grpc-port={at.grpc}",
+            f"--metrics-address={host}", f"--metrics-port={at.metrics}", f"--exit-timeout-secs={EXIT_SECONDS}",
+            f"--backend-config=python,shm-region-prefix-name={self._shared_memory}"]
+
+    def _start(self, arguments: list[str], environment: dict[str, str]) -> subprocess.Popen:
+        launcher = [sys.executable, die_with_parent.__file__, str(os.getpid())]
+        with open(self.log.path, "wb") as log:
+            # A session of its own: Ctrl-C in a terminal goes to this process alone, which then stops the server.
+            return subprocess.Popen([*launcher, *arguments], env=environment, stdin=subprocess.DEVNULL, stdout=log,
+                                    stderr=subprocess.STDOUT, start_new_session=True)
+
+    def _ready(self) -> bool:
+        url = f"http://{self.endpoints.local_host}:{self.endpoints.http}/v2/health/ready"
+        try:
+            # Ours, and not another server on the same port.
+            with urllib.request.urlopen(url, timeout=5) as response:
+                return response.status == 200 and self._process.poll() is None
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+def _has_dead_child(pid: int) -> bool:
+    """Whether a child of this process has ended without being waited for, as Triton's model processes do."""
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in children.read_text().split():
+            try:
+                state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
+            except FileNotFoundError:
+                continue
+            if state == "Z":
+                return True
+    return False
