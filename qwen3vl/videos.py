@@ -184,18 +184,24 @@ def _check_limits(file: Image.Image, count: int, limits: Limits) -> None:
     if count > limits.video_frames:
         raise InvalidRequest(f"the video has {count} frames, the limit video_frames is {limits.video_frames}: send a "
                              "shorter one or fewer frames a second")
-    pixels = count * file.width * file.height
+    _check_video_pixels(file, count, count * file.width * file.height, limits)
+
+
+def _check_video_pixels(file: Image.Image, count: int, pixels: int, limits: Limits) -> None:
     if pixels > limits.video_pixels:
-        raise InvalidRequest(f"the video is {count} frames of {file.width}x{file.height} = {pixels} pixels, the limit "
-                             f"video_pixels is {limits.video_pixels}: send a smaller or shorter one")
+        raise InvalidRequest(f"the video is {count} frames of {file.width}x{file.height}, {pixels} pixels in all, the "
+                             f"limit video_pixels is {limits.video_pixels}: send a smaller or shorter one")
 
 
 def _frames_per_second(file: Image.Image, frames: range, limits: Limits) -> float:
     """The mean rate; only decoding tells the durations."""
-    total = 0
+    total = pixels = 0
     for index in frames:
         _seek(file, index)
-        check_pixels(file, limits.image_pixels)  # a GIF's canvas may grow
+        # A GIF's canvas may grow on the way.
+        check_pixels(file, limits.image_pixels)
+        pixels += file.width * file.height
+        _check_video_pixels(file, len(frames), pixels, limits)
         to_rgb(file)
         total += file.info.get("duration") or DEFAULT_DURATION_MS
     return len(frames) * 1000 / total

@@ -159,6 +159,13 @@ def test_what_templates_may_use(tokenizer):
         messages, source, bos_token="<|endoftext|>") == '<|endoftext|>["user", "<ä>"]0124True'
 
 
+def test_line_breaks_of_template_blocks_are_trimmed(tokenizer):
+    source = "{% for message in messages %}\n  {% if true %}\nA\n  {% endif %}\n{% endfor %}\nB"
+    messages = CONVERSATIONS[0]
+    segments = ChatTemplate(source, tokenizer).render(parse_messages(messages))
+    assert text_of(segments, tokenizer) == reference(messages, source) == "A\nB"
+
+
 def test_broken_templates(tokenizer):
     with pytest.raises(CheckpointError, match="the chat template is not valid jinja"):
         ChatTemplate("{% for %}", tokenizer)

@@ -300,7 +300,7 @@ def test_limits(folder):
                           ("image_bytes", f"has {largest} bytes, the limit image_bytes is {largest - 1}"),
                           ("image_pixels", r"images\[1\]: the image is 300x40 = 12000 pixels, the limit image_pixels"),
                           ("video_frames", r"videos\[0\]: the video has 5 frames, the limit video_frames is 4"),
-                          ("video_pixels", r"videos\[0\]: the video is 5 frames of 64x64 = 20480 pixels"),
+                          ("video_pixels", r"videos\[0\]: the video is 5 frames of 64x64, 20480 pixels in all"),
                           ("prompt_tokens", f"has {tokens} tokens, the limit prompt_tokens is {tokens - 1}")):
         with pytest.raises(InvalidRequest, match=message):
             limited(folder, **{**allowed, name: allowed[name] - 1})(**three)

@@ -2,12 +2,11 @@
 
 import base64
 import io
-import struct
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from transformers import Qwen3VLProcessor
@@ -142,18 +141,25 @@ def test_limits_are_checked_before_decoding():
     data = encode([frame(i) for i in range(12)])
     for limits, message in ((Limits(video_frames=11), "has 12 frames, the limit video_frames is 11"),
                             (Limits(image_pixels=6143), "96x64 = 6144 pixels, the limit image_pixels is 6143"),
-                            (Limits(video_pixels=73727), "12 frames of 96x64 = 73728 pixels, the limit video_pixels")):
+                            (Limits(video_pixels=73727), "12 frames of 96x64, 73728 pixels in all, the limit video_pixels")):
         with pytest.raises(InvalidRequest, match=message):
             plan_video(data[:-20], SETTINGS, limits)  # truncated: decoding would say so
     plan_video(data, SETTINGS, Limits(video_frames=12, image_pixels=6144, video_pixels=73728))
 
 
 def test_a_canvas_that_grows():
-    """A frame of a GIF may exceed its announced size, and the limit with it."""
-    data = bytearray(encode([frame(i) for i in range(3)], "GIF"))
-    data[6:10] = struct.pack("<HH", 32, 32)
-    with pytest.raises(InvalidRequest, match="the limit image_pixels is 5000"):
-        plan_video(bytes(data), SETTINGS, Limits(image_pixels=5000))
+    """A later frame of a GIF may exceed the announced size, and the limit with it."""
+    def body(data):
+        """Without header and palette."""
+        return data[13 + 3 * 2 ** ((data[10] & 7) + 1):]
+
+    small, large = encode([frame(1, 32, 32)]), encode([frame(2, 64, 96)])
+    data = small[:-1] + body(large)
+    assert plan_video(data, SETTINGS, Limits(image_pixels=6144)).indices == (0, 1)
+    with pytest.raises(InvalidRequest, match="96x64 = 6144 pixels, the limit image_pixels is 6143"):
+        plan_video(data, SETTINGS, Limits(image_pixels=6143))
+    with pytest.raises(InvalidRequest, match="7168 pixels in all, the limit video_pixels is 7167"):
+        plan_video(data, SETTINGS, Limits(video_pixels=7167))
 
 
 @pytest.mark.parametrize("kind", ANIMATED)
@@ -213,6 +219,8 @@ def test_timestamps(indices, fps, merge):
 @settings(max_examples=300, deadline=None)
 @given(frames=st.integers(2, 768), height=st.integers(1, 3000), width=st.integers(1, 3000),
        bounds=st.sampled_from([(4096, 25165824), (4096, 131072), (131072, 786432)]))
+@example(3, 192, 192, (4096, 131072))  # counts as 4 frames: too large only so
+@example(5, 160, 192, (4096, 131072))  # counts as 4 frames too
 def test_sizes(frames, height, width, bounds):
     settings = VideoSettings(ImageSettings(*bounds, 16, 2, 2, (0.5,) * 3, (0.5,) * 3))
     try:
