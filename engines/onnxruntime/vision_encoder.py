@@ -1,23 +1,17 @@
-"""The vision encoder on ONNX Runtime: frames of equal size become one batch, whichever request they come from."""
+"""The vision encoder on ONNX Runtime."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from engines.description import EngineDescription
 from engines.onnxruntime.session import load_engine
-from qwen3vl.errors import InvalidRequest
-from qwen3vl.positions import interpolation, vision_positions
-
-# Patches encoded in one call at most: bounds the activations' memory (one 2048x2048 image has 16384).
-CALL_PATCHES = 16384
+from engines.vision_frames import CALL_PATCHES, FrameEncoder, Grid
 
 
-class VisionEncoder:
+class VisionEncoder(FrameEncoder):
     """Encodes prepared patches to visual rows. The engine is loaded with the first image, not before.
 
     Args:
@@ -26,7 +20,7 @@ class VisionEncoder:
     """
 
     def __init__(self, engine_dir: Path, threads: int | None = None):
-        self.config = EngineDescription.load(engine_dir).config
+        super().__init__(engine_dir)
         self._engine_dir, self._threads = engine_dir, threads
         self._session, self._loading = None, threading.Lock()
 
@@ -34,75 +28,15 @@ class VisionEncoder:
     def loaded(self) -> bool:
         return self._session is not None
 
-    def encode(self, patches: np.ndarray, grids: np.ndarray) -> np.ndarray:
-        """Encode one request.
+    def frames_per_call(self, patches: int) -> int:
+        return max(1, CALL_PATCHES // patches)
 
-        Args:
-            patches: uint8 [sum(t * h * w), patch_dim], images and videos one after the other.
-            grids: int [n, 3], the (t, h, w) of each.
-
-        Returns:
-            Visual rows, float32 [(1 + D) * N, hidden]; the rows of one visual token are adjacent.
-
-        Raises:
-            InvalidRequest: patches and grids do not fit each other or the model.
-        """
-        return self.encode_batch([(patches, grids)])[0]
-
-    def encode_batch(self, requests: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
-        """Encode several requests, each as in `encode`; equal frames of all of them share calls."""
-        for patches, grids in requests:
-            self.validate(patches, grids)
-        frames = [(owner, grid, frame) for owner, request in enumerate(requests) for grid, frame in _frames(*request)]
-        groups: dict[tuple[int, int], list[int]] = {}
-        for index, (_, grid, _) in enumerate(frames):
-            groups.setdefault(grid, []).append(index)
-        rows: dict[int, np.ndarray] = {}
-        for (h, w), members in groups.items():
-            step = max(1, CALL_PATCHES // (h * w))
-            for part in (members[start : start + step] for start in range(0, len(members), step)):
-                encoded = self._encode_frames((h, w), [frames[index][2] for index in part])
-                rows.update(zip(part, encoded, strict=True))
-        none = np.empty((0, self.config.text.hidden_size), np.float32)
-        return [np.concatenate([none, *(rows[i] for i, frame in enumerate(frames) if frame[0] == owner)])
-                for owner in range(len(requests))]
-
-    def validate(self, patches: np.ndarray, grids: np.ndarray) -> None:
-        """Check that patches and grids fit each other and the model.
-
-        Raises:
-            InvalidRequest: they do not.
-        """
-        vision, merge = self.config.vision, self.config.vision.spatial_merge_size
-        if patches.dtype != np.uint8 or patches.ndim != 2 or patches.shape[1] != vision.patch_dim:
-            raise InvalidRequest(f"patches are {patches.dtype} {list(patches.shape)}, "
-                                 f"expected uint8 [n, {vision.patch_dim}]")
-        if grids.ndim != 2 or grids.shape[1] != 3 or (grids < 1).any() or (grids[:, 1:] % merge).any():
-            raise InvalidRequest(f"grids are {grids.tolist()}, expected rows of (frames, rows, columns), all above 0, "
-                                 f"rows and columns multiples of {merge}")
-        if (total := int(np.prod(grids, axis=1, dtype=np.int64).sum())) != len(patches):
-            raise InvalidRequest(f"grids {grids.tolist()} cover {total} patches, but {len(patches)} were given")
-
-    def _encode_frames(self, grid: tuple[int, int], frames: list[np.ndarray]) -> np.ndarray:
-        """Visual rows of each frame: float32 [F, (1 + D) * tokens, hidden]."""
-        vision = self.config.vision
-        indices, weights = interpolation(*grid, vision.grid_side, vision.spatial_merge_size)
-        rows = self._loaded_session().run(["visual_rows"], {
-            "patches": np.stack(frames), "patch_positions": vision_positions(*grid, vision.spatial_merge_size),
-            "interp_indices": indices, "interp_weights": weights})[0]
-        return rows.reshape(len(frames), -1, rows.shape[-1])
+    def encode_frames(self, grid: Grid, patches: np.ndarray) -> np.ndarray:
+        inputs = {"patches": patches, **self.grid_inputs(grid)}
+        return self._loaded_session().run(["visual_rows"], inputs)[0]
 
     def _loaded_session(self):
         with self._loading:
             if self._session is None:
                 self._session = load_engine(self._engine_dir, "vision_encoder", self._threads)
             return self._session
-
-
-def _frames(patches: np.ndarray, grids: np.ndarray) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
-    """(h, w) and patches uint8 [h * w, patch_dim] of each frame."""
-    start = 0
-    for t, h, w in grids.tolist():
-        for _ in range(t):
-            yield (h, w), patches[start : start + h * w]
-            start += h * w
