@@ -11,16 +11,16 @@ from engines.batching.batcher import Batcher
 from engines.batching.request import GenerationRequest
 from engines.fidelity.cases import picture
 from engines.onnxruntime.vision_encoder import VisionEncoder
-from qwen3vl.limits import Limits
 from qwen3vl.processor import Processor
 from qwen3vl.sampling import SamplingParams
+from triton_repo.build_paths import BuildPaths
 
 
 class InProcess:
     """The engines of a build, called directly."""
 
     def __init__(self, build: Path, slots: int):
-        limits = Limits.from_file(build / "limits.json")
+        limits = BuildPaths(build).limits()
         self.processor = Processor.from_checkpoint(build / "processor", limits)
         self.vision = VisionEncoder(build / "engines")
         self.batcher = Batcher(build / "engines", limits, slots)

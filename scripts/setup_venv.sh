@@ -6,8 +6,8 @@ cd "$(dirname "$0")/.."
 
 extras=$1
 python=${PYTHON:-python3}
-if ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
-    echo "error: $python is $("$python" --version 2>&1 || true), expected Python 3.11 to 3.13;" \
+if ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
+    echo "error: $python is $("$python" --version 2>&1 || true), expected Python 3.11 or 3.12;" \
          "name another one: PYTHON=python3.12 $0" >&2
     exit 1
 fi
