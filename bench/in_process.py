@@ -11,13 +11,13 @@ from engines.batching.batcher import Batcher
 from engines.batching.request import GenerationRequest
 from engines.fidelity.cases import picture
 from engines.onnxruntime.vision_encoder import VisionEncoder
-from qwen3vl.processor import Processor
+from qwen3vl.processor import ModelInputs, Processor
 from qwen3vl.sampling import SamplingParams
 from triton_repo.build_paths import BuildPaths
 
 
 class InProcess:
-    """The engines of a build, called directly."""
+    """The engines of a build, called directly; use it as a context manager."""
 
     def __init__(self, build: Path, slots: int):
         limits = BuildPaths(build).limits()
@@ -43,8 +43,7 @@ class InProcess:
 
     def vision_seconds(self, side: int, repeats: int) -> float:
         """Median seconds to encode one prepared square picture of `side` pixels."""
-        messages = [{"role": "user", "content": [{"type": "image"}]}]
-        inputs = self.processor(messages=messages, images=[picture(side, side, seed=0)])
+        inputs = self.vision_inputs(side)
         self.vision.encode(inputs.patches, inputs.grids)
         times = []
         for _ in range(repeats):
@@ -53,5 +52,13 @@ class InProcess:
             times.append(time.perf_counter() - started)
         return sorted(times)[len(times) // 2]
 
-    def close(self) -> None:
+    def vision_inputs(self, side: int) -> ModelInputs:
+        """A request with one square picture of `side` pixels."""
+        messages = [{"role": "user", "content": [{"type": "image"}]}]
+        return self.processor(messages=messages, images=[picture(side, side, seed=0)])
+
+    def __enter__(self) -> InProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.batcher.close()
