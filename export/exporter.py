@@ -18,7 +18,7 @@ from qwen3vl.config import ModelConfig
 from qwen3vl.images import ImageSettings
 from qwen3vl.processor import PROCESSOR_FILES
 
-PRECISIONS = {"fp32": ir.DataType.FLOAT}
+PRECISIONS = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
 
 def export(checkpoint_dir: Path, output: Path, precision: str = "fp32") -> BuildFolder:

@@ -19,6 +19,7 @@ from engines.fidelity.cases import Case, make_cases
 from engines.fidelity.reference import Reference
 from engines.onnxruntime.decoder import Decoder
 from engines.onnxruntime.vision_encoder import VisionEncoder
+from qwen3vl.errors import ArtifactError
 from qwen3vl.limits import Limits
 from qwen3vl.processor import Processor
 from qwen3vl.sampling import SamplingParams
@@ -129,7 +130,14 @@ def _error(actual: np.ndarray, expected: np.ndarray) -> float:
 
 
 def check(build: Path, checkpoint: Path, precision: str) -> dict:
-    """Run every comparison, print each, and return the report that goes into the manifest."""
+    """Run every comparison, print each, and return the report that goes into the manifest.
+
+    Raises:
+        ArtifactError: no tolerance is known for that precision, or the checkpoint does not fit into the free memory.
+    """
+    if precision not in TOLERANCE:
+        raise ArtifactError(f"builds of precision {precision} cannot be checked level by level, only "
+                            f"{', '.join(TOLERANCE)}: export with --precision fp32 to check the conversion")
     results = []
     for result in Check(build, checkpoint, precision).run():
         results.append(result)
