@@ -14,6 +14,7 @@ COMMANDS = {
     "compose": ("triton_repo.compose_command", "write the Triton model repository of a build"),
     "repo": ("triton_repo.repo_command", "check a model repository without a server"),
     "serve": ("triton_repo.serve_command", "serve a build with Triton Inference Server"),
+    "demo": ("triton_repo.demo_command", "serve a build, ask about a sample picture, stop"),
     "ask": ("client.ask_command", "ask a server about text, images and videos"),
     "status": ("client.status_command", "show a server's models, slots and statistics"),
     "check": ("engines.check_command", "compare artifacts with the reference implementation"),

@@ -14,12 +14,11 @@ import triton_python_backend_utils as pb_utils
 
 from qwen3vl.errors import InvalidRequest, Overloaded, Qwen3VLError
 from triton_repo.build_paths import BuildPaths
+from triton_repo.error_messages import BUSY_PREFIX, INTERNAL_PREFIX
 
 log = logging.getLogger(__name__)
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-# HTTP reports every error of an ensemble as 400, so clients know by this that the same request may succeed later.
-BUSY_PREFIX = "server busy: "
 # gRPC's names of status codes -> Triton's, where they differ.
 CODES = {"INVALID_ARGUMENT": "INVALID_ARG"}
 
@@ -71,9 +70,9 @@ def error_response(error: Exception) -> pb_utils.InferenceResponse:
     if isinstance(error, Overloaded):
         return coded_error("UNAVAILABLE", BUSY_PREFIX + str(error))
     if isinstance(error, Qwen3VLError):
-        return coded_error("INTERNAL", str(error))
+        return coded_error("INTERNAL", INTERNAL_PREFIX + str(error))
     log.error("a request failed", exc_info=error)
-    return coded_error("INTERNAL", f"internal error ({type(error).__name__}: {error}); the server's log says more")
+    return coded_error("INTERNAL", f"{INTERNAL_PREFIX}{type(error).__name__}: {error}; the server's log says more")
 
 
 class Metrics:

@@ -26,8 +26,8 @@ def check_engines(engine_dir: Path, config: ModelConfig) -> None:
         path = engine_dir / engine / ENGINE_FILE
         tensors = last_sizes(path)
         if tensor not in tensors:
-            raise ArtifactError(f"{path} has no tensor {tensor}, only {', '.join(sorted(tensors))}: run `qwen3vl build` "
-                                "again")
+            raise ArtifactError(f"{path} has no tensor {tensor}, only {', '.join(sorted(tensors))}: run `qwen3vl "
+                                "build` again")
         if tensors[tensor] != size:
             raise ArtifactError(f"{path}: the last dimension of {tensor} is {tensors[tensor]}, expected {size}, the "
                                 f"{meaning} in engine.json: run `qwen3vl build` again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwen3vl.errors import ArtifactError, Qwen3VLError
+from qwen3vl.errors import Qwen3VLError
 from triton_repo import die_with_parent
 from triton_repo.build_paths import BuildPaths
 from triton_repo.repo_check import require_sound
@@ -155,10 +156,8 @@ class TritonServer:
 
     def kill(self) -> None:
         """End the server and its model processes at once and remove what they left."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.wait()
         for file in Path("/dev/shm").glob(f"{self._shared_memory}*"):
             file.unlink(missing_ok=True)

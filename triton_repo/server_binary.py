@@ -117,8 +117,8 @@ def _check_numpy() -> None:
     installed = importlib.metadata.version("numpy")
     if limited and int(installed.partition(".")[0]) >= 2:
         raise ArtifactError(f"numpy {installed} is installed, but the Python backend in {PACKAGE} "
-                            f"{importlib.metadata.version(PACKAGE)} needs numpy below 2: run `pip install 'numpy<2'`, or "
-                            "name another server with --server")
+                            f"{importlib.metadata.version(PACKAGE)} needs numpy below 2: run `pip install 'numpy<2'`, "
+                            "or name another server with --server")
 
 
 def _try_stub(stub: Path, environment: dict[str, str]) -> None:

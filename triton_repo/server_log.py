@@ -40,4 +40,5 @@ class ServerLog:
         text = self.path.read_text("utf-8", "replace").splitlines()
         # Triton puts a whole traceback, which the model has printed already, into one line.
         errors = [PREFIX.sub("", line).split("\\n")[0] for line in text if not UNTELLING.match(line)]
-        return "\n".join([f"From its log ({self.path}):", *(f"  {line}" for line in list(dict.fromkeys(errors))[-lines:])])
+        last = list(dict.fromkeys(errors))[-lines:]
+        return "\n".join([f"From its log ({self.path}):", *(f"  {line}" for line in last)])

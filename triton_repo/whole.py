@@ -15,6 +15,7 @@ import numpy as np
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
+from triton_repo.error_messages import status_code
 from triton_repo.parameters import refuse_parameters
 from triton_repo.repository import ANSWER, ENSEMBLE, REQUEST
 
@@ -63,14 +64,14 @@ class WholeForwarder:
         """
         refuse_parameters(parameters)
         results: queue.SimpleQueue[tuple] = queue.SimpleQueue()
-        # With this header an error comes with its status code and ends the stream.
-        self._client.start_stream(lambda result, error: results.put((result, error)),
-                                  headers={"triton_grpc_error": "true"})
+        self._client.start_stream(lambda result, error: results.put((result, error)))
         try:
             self._client.async_stream_infer(ENSEMBLE, _infer_inputs({**inputs, "stream": np.array([False])}))
             result, error = _wait(results, cancelled)
-        finally:
+        except BaseException:
             self._client.stop_stream(cancel_requests=True)
+            raise
+        self._client.stop_stream()
         if error is not None:
             raise _forwarded(error)
         return {tensor.name: result.as_numpy(tensor.name) for tensor in ANSWER}
@@ -97,4 +98,7 @@ def _wait(results: queue.SimpleQueue[tuple], cancelled: Callable[[], bool]) -> t
 
 
 def _forwarded(error: InferenceServerException) -> ForwardedError:
-    return ForwardedError((error.status() or "INTERNAL").removeprefix("StatusCode."), error.message())
+    """Errors of the ensemble come without a status, those of the connection with one."""
+    status = error.status()
+    return ForwardedError(status.removeprefix("StatusCode.") if status else status_code(error.message()),
+                          error.message())
