@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
     if not args.no_transformers:
         peer = WithTransformers(Path(BuildFolder(args.build).manifest["source"]["path"]))
-        loads["transformers"] = [_show("transformers", peer.load(inputs, concurrency, args.tokens))
+        loads["transformers"] = [_show("transformers", peer.load(inputs, concurrency, args.tokens, args.rounds))
                                  for concurrency in args.concurrency]
         vision["transformers"] = {side: peer.vision_seconds(vision_inputs[side], args.rounds) for side in VISION_SIDES}
 

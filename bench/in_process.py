@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +51,7 @@ class InProcess:
             started = time.perf_counter()
             self.vision.encode(inputs.patches, inputs.grids)
             times.append(time.perf_counter() - started)
-        return sorted(times)[len(times) // 2]
+        return statistics.median(times)
 
     def vision_inputs(self, side: int) -> ModelInputs:
         """A request with one square picture of `side` pixels."""

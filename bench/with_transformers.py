@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from pathlib import Path
 
@@ -20,10 +21,11 @@ class WithTransformers:
         self.reference = Reference(checkpoint)
         self.reference.model.generation_config.eos_token_id = None
 
-    def load(self, inputs: ModelInputs, concurrency: int, tokens: int) -> Load:
-        """Equal requests as one batch: first token, and `tokens` tokens, each from the beginning."""
+    def load(self, inputs: ModelInputs, concurrency: int, tokens: int, rounds: int) -> Load:
+        """Equal requests as one batch: first token, and `tokens` tokens, each from the beginning; medians."""
         batch = self._batch(inputs, concurrency)
-        first, total = self._generate(batch, 1), self._generate(batch, tokens)
+        self._generate(batch, 1)  # warms up
+        first, total = (statistics.median(self._generate(batch, count) for _ in range(rounds)) for count in (1, tokens))
         return Load(concurrency, first, total, concurrency * tokens / total, concurrency * tokens)
 
     @torch.no_grad()
@@ -36,7 +38,7 @@ class WithTransformers:
             started = time.perf_counter()
             self.reference.visual_rows(case)
             times.append(time.perf_counter() - started)
-        return sorted(times)[len(times) // 2]
+        return statistics.median(times)
 
     def _batch(self, inputs: ModelInputs, concurrency: int) -> dict[str, torch.Tensor]:
         one = self.reference.inputs(Case("", inputs, ("image",) * len(inputs.grids)))
