@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from export.graph import CONTRIBUTED, OPSET, GraphBuilder, value
 from export.weights import CheckpointWeights
-from plugins.deepstack_add.onnx_function import deepstack_add_domain, deepstack_add_function
+from plugins.deepstack_add.onnx_function import deepstack_add_attributes, deepstack_add_domain, deepstack_add_function
 from plugins.deepstack_add.operator import DOMAIN, NAME
 from qwen3vl.checkpoint import Checkpoint
 from qwen3vl.config import ModelConfig
@@ -90,8 +90,8 @@ class _DecoderGraph:
         return self._deepstack_add(hidden, level=0)
 
     def _deepstack_add(self, hidden: ir.Value, level: int) -> ir.Value:
-        return self.op(NAME, hidden, self.token_ids, self.visual_rows, domain=DOMAIN, level=level,
-                       vocab_size=self.text.vocab_size)
+        attributes = deepstack_add_attributes(level=level, vocab_size=self.text.vocab_size)
+        return self.op(NAME, hidden, self.token_ids, self.visual_rows, domain=DOMAIN, **attributes)
 
     def _rotary(self) -> tuple[ir.Value, ir.Value]:
         """Cosines and sines of interleaved M-RoPE, each frequency turned by its own axis: [B, S, head_dim / 2]."""

@@ -1,10 +1,27 @@
-"""DeepstackAdd as an ONNX model-local function: runs in any ONNX engine that lacks a kernel for it."""
+"""DeepstackAdd as an ONNX model-local function: runs in any ONNX engine that lacks a kernel for it.
+
+TensorRT's ONNX parser takes a plugin instead of the function where the node itself names the plugin's namespace
+(docs/deepstack-add-plugin.md says since when, and where its source says so), so every node carries that attribute and
+one file serves all engines.
+"""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from plugins.deepstack_add.operator import DOMAIN, NAME, VERSION
+from plugins.deepstack_add.operator import (
+    ATTRIBUTES,
+    DOMAIN,
+    INPUTS,
+    NAME,
+    OUTPUT,
+    PLUGIN_NAMESPACE,
+    PLUGIN_VERSION,
+    VERSION,
+)
+
+# What TensorRT's parser looks for on a node; part of the function's signature, unused in its body.
+PLUGIN_ATTRIBUTES = {"plugin_namespace": PLUGIN_NAMESPACE, "plugin_version": PLUGIN_VERSION}
 
 
 def deepstack_add_function(opset: int) -> ir.Function:
@@ -16,7 +33,7 @@ def deepstack_add_function(opset: int) -> ir.Function:
     A row of zeros in front of the table serves every token that is not visual: Gather stays in range for an
     empty table, and no unused row, whatever it holds, can reach the sum.
     """
-    hidden, token_ids, visual_rows = (ir.val(name) for name in ("hidden", "token_ids", "visual_rows"))
+    hidden, token_ids, visual_rows = (ir.val(argument.name) for argument in INPUTS)
     tape = ir.tape.Tape()
 
     def attribute(name: str) -> ir.Value:
@@ -37,21 +54,29 @@ def deepstack_add_function(opset: int) -> ir.Function:
 
     vocab_size, level = attribute("vocab_size"), attribute("level")
     one = op("CastLike", op("Constant", value_int=1), token_ids)
-    offset = op("Add", op("Sub", token_ids, vocab_size), level)
+    visual_offset = op("Sub", token_ids, vocab_size)
     row_count = op("CastLike", op("Squeeze", op("Shape", visual_rows, start=0, end=1)), token_ids)
-    known = op("And", op("GreaterOrEqual", token_ids, vocab_size), op("Less", offset, row_count))
-    index = op("Where", known, op("Add", offset, one), op("Sub", one, one))
+    # `offset + level < rows` in a form whose sums stay within the ids' type for any id.
+    known = op("And", op("GreaterOrEqual", token_ids, vocab_size),
+               op("Less", visual_offset, op("Sub", row_count, level)))
+    index = op("Where", known, op("Add", visual_offset, op("Add", level, one)), op("Sub", one, one))
 
     width = op("Shape", visual_rows, start=1, end=2)
     zero = op("CastLike", op("Constant", value_float=0.0), visual_rows)
     zero_row = op("Expand", zero, op("Concat", integers(1), width, axis=0))
     table = op("Concat", zero_row, visual_rows, axis=0)
     out = op("Add", hidden, op("CastLike", op("Gather", table, index, axis=0), hidden))
-    out.name = "out"
+    out.name = OUTPUT.name
 
     graph = ir.Graph([hidden, token_ids, visual_rows], [out], nodes=tape_nodes, opset_imports={"": opset}, name=NAME)
-    parameters = [ir.Attr(name, ir.AttributeType.INT, None) for name in ("level", "vocab_size")]
-    return ir.Function(DOMAIN, NAME, "", graph=graph, attributes=parameters)
+    required = [ir.Attr(name, ir.AttributeType.INT, None) for name in ATTRIBUTES]
+    defaulted = [ir.Attr(name, ir.AttributeType.STRING, text) for name, text in PLUGIN_ATTRIBUTES.items()]
+    return ir.Function(DOMAIN, NAME, "", graph=graph, attributes=[*required, *defaulted])
+
+
+def deepstack_add_attributes(*, level: int, vocab_size: int) -> dict[str, int | str]:
+    """The attributes of one node of the operator, those included by which TensorRT finds the plugin."""
+    return {"level": level, "vocab_size": vocab_size, **PLUGIN_ATTRIBUTES}
 
 
 def deepstack_add_domain() -> dict[str, int]:
