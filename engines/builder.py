@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from engines.description import EngineDescription
 from engines.onnxruntime.build import build_engine
+from engines.tensorrt.build import TensorRTOptions, build_vision_engine
 from export.build_folder import BuildFolder
 from qwen3vl.config import ModelConfig
 from qwen3vl.errors import ArtifactError
 
-TARGETS = ("cpu",)
+TARGETS = ("cpu", "tensorrt")
+ENGINES = ("vision_encoder", "decoder")
 
 
-def build_engines(folder: Path, target: str = "cpu") -> None:
+def build_engines(folder: Path, target: str = "cpu", engines: Sequence[str] = ENGINES,
+                  tensorrt: TensorRTOptions | None = None) -> None:
     """Make `folder/engines/` from `folder/onnx/`; engines whose inputs have not changed are skipped.
+
+    Args:
+        folder: the build folder.
+        target: what the engines run on. With `tensorrt`, the decoder's stays that of ONNX Runtime.
+        engines: which of `ENGINES` to make.
+        tensorrt: how to build for the target `tensorrt`.
 
     Raises:
         ArtifactError: there is no export in the folder, or an engine cannot be built.
@@ -24,7 +34,7 @@ def build_engines(folder: Path, target: str = "cpu") -> None:
     if "config" not in build.manifest:
         raise ArtifactError(f"{folder} holds no export: run `qwen3vl export CHECKPOINT -o {folder}` first")
     with build.locked():
-        made = [name for name in ("vision_encoder", "decoder") if build_engine(build, name)]
+        made = [name for name in engines if _build_engine(build, name, target, tensorrt or TensorRTOptions())]
         description = EngineDescription(ModelConfig.from_dict(build.manifest["config"]), target,
                                         build.manifest["precision"])
         build.artifact("engines/engine.json", description.to_dict(), description.save)
@@ -32,3 +42,15 @@ def build_engines(folder: Path, target: str = "cpu") -> None:
         build.save()
     if not made:
         print(f"engines of {folder} are up to date", file=sys.stderr)
+
+
+def _build_engine(build: BuildFolder, name: str, target: str, tensorrt: TensorRTOptions) -> bool:
+    if target == "tensorrt" and name == "vision_encoder":
+        return build_vision_engine(build, tensorrt)
+    if build.manifest["precision"] == "bf16":
+        raise ArtifactError(f"ONNX Runtime has no bf16 kernels for the CPU, so engines/{name} cannot be made here: "
+                            "export with --precision fp32 or fp16, or make TensorRT's engine alone with --target "
+                            "tensorrt --engine vision_encoder")
+    if name == "vision_encoder":
+        build.manifest.pop("tensorrt", None)
+    return build_engine(build, name)

@@ -1,0 +1,113 @@
+"""GPU memory, copies and streams through the driver's library, which every GPU machine has."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from ctypes import byref, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
+
+import numpy as np
+
+from qwen3vl.errors import ArtifactError
+
+LIBRARY = "libcuda.so.1"
+# CUdevice_attribute
+COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76
+# The functions used, with their argument types; the suffix _v2 is the interface of 64-bit addresses.
+FUNCTIONS = {
+    "cuInit": [c_uint], "cuDeviceGet": [c_void_p, c_int], "cuDeviceGetAttribute": [c_void_p, c_int, c_int],
+    "cuDevicePrimaryCtxRetain": [c_void_p, c_int], "cuCtxSetCurrent": [c_void_p], "cuGetErrorString": [c_int, c_void_p],
+    "cuMemAlloc_v2": [c_void_p, c_size_t], "cuMemFree_v2": [c_uint64],
+    "cuMemcpyHtoDAsync_v2": [c_uint64, c_void_p, c_size_t, c_void_p],
+    "cuMemcpyDtoHAsync_v2": [c_void_p, c_uint64, c_size_t, c_void_p],
+    "cuStreamCreate": [c_void_p, c_uint], "cuStreamSynchronize": [c_void_p]}
+
+
+class Gpu:
+    """GPU 0 with a stream of its own, in the context that CUDA libraries share.
+
+    Methods may be called from any thread, but belong to one caller at a time.
+
+    Raises:
+        ArtifactError: there is no GPU, or the driver refuses a call.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._library = ctypes.CDLL(LIBRARY)
+        except OSError:
+            raise ArtifactError(f"no NVIDIA driver ({LIBRARY} cannot be loaded): TensorRT engines run on a machine "
+                                "with a GPU; build with --target cpu for this one") from None
+        for name, arguments in FUNCTIONS.items():
+            getattr(self._library, name).argtypes = arguments
+        self._device, self._context, self._thread = c_int(), c_void_p(), None
+        self._call("cuInit", 0)
+        self._call("cuDeviceGet", byref(self._device), 0)
+
+    @property
+    def compute_capability(self) -> str:
+        """Such as "8.9"."""
+        major, minor = c_int(), c_int()
+        self._call("cuDeviceGetAttribute", byref(major), COMPUTE_CAPABILITY_MAJOR, self._device)
+        self._call("cuDeviceGetAttribute", byref(minor), COMPUTE_CAPABILITY_MINOR, self._device)
+        return f"{major.value}.{minor.value}"
+
+    def create_stream(self) -> int:
+        """A stream that waits for the default one, where libraries that say nothing of streams have worked."""
+        stream = c_void_p()
+        self._in_context("cuStreamCreate", byref(stream), 0)
+        return stream.value
+
+    def synchronise(self, stream: int) -> None:
+        """Wait until the stream has done all its work."""
+        self._in_context("cuStreamSynchronize", stream)
+
+    def allocate(self, size: int) -> int:
+        """Address of `size` bytes."""
+        address = c_uint64()
+        self._in_context("cuMemAlloc_v2", byref(address), size)
+        return address.value
+
+    def free(self, address: int) -> None:
+        self._in_context("cuMemFree_v2", address)
+
+    def upload(self, address: int, array: np.ndarray, stream: int) -> None:
+        """Copy a contiguous array to the GPU, in the stream's order; it must live until the copy is done."""
+        self._in_context("cuMemcpyHtoDAsync_v2", address, array.ctypes.data, array.nbytes, stream)
+
+    def download(self, array: np.ndarray, address: int, stream: int) -> None:
+        """Fill a contiguous array from the GPU, in the stream's order."""
+        self._in_context("cuMemcpyDtoHAsync_v2", array.ctypes.data, address, array.nbytes, stream)
+
+    def _in_context(self, name: str, *arguments) -> None:
+        """Call with the shared context current, which each thread has to ask for."""
+        if not self._context:
+            self._call("cuDevicePrimaryCtxRetain", byref(self._context), self._device)
+        if self._thread != threading.get_ident():
+            self._call("cuCtxSetCurrent", self._context)
+            self._thread = threading.get_ident()
+        self._call(name, *arguments)
+
+    def _call(self, name: str, *arguments) -> None:
+        if status := getattr(self._library, name)(*arguments):
+            text = c_char_p()
+            self._library.cuGetErrorString(status, byref(text))
+            reason = (text.value or b"unknown error").decode()
+            raise ArtifactError(f"the NVIDIA driver's {name} failed with error {status} ({reason}); is a GPU visible "
+                                "(nvidia-smi, CUDA_VISIBLE_DEVICES), and is enough of its memory free?")
+
+
+class Buffer:
+    """GPU memory that grows to the largest size asked for and is used again for smaller ones."""
+
+    def __init__(self, gpu: Gpu):
+        self._gpu, self._size, self._address = gpu, 0, 0
+
+    def reserve(self, size: int) -> int:
+        """Address of at least `size` bytes; what was in them is lost where the buffer has to grow."""
+        if size > self._size:
+            if self._address:
+                self._gpu.free(self._address)
+                self._address, self._size = 0, 0
+            self._address, self._size = self._gpu.allocate(size), size
+        return self._address
