@@ -12,6 +12,7 @@ import datetime
 import json
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from bench.deepstack_add.timing import copy_bandwidth, copy_microseconds, microseconds
+from bench.deepstack_add.timing import copy_microseconds, microseconds
 from plugins.deepstack_add.kernel_library import KernelLibrary
 
 VOCAB_SIZE, LEVEL, ROWS_PER_TOKEN = 151936, 1, 4
@@ -50,12 +51,15 @@ class Row:
     visual_tokens: int
     in_place: bool
     bytes: int  # the fewest that have to be read and written
-    floor_us: float  # those bytes at the copy bandwidth
     kernel_us: float
-    share_of_copy_bandwidth: float
     copy_us: float  # a copy that reads and writes as many bytes
     torch_us: float | None  # as separate torch operations
     function_us: float | None  # as the operations of the ONNX function, one by one in torch
+
+    def compared(self, bandwidth: float) -> dict[str, float | None]:
+        """The row with its floor, which is its bytes at the copy bandwidth, and the share of that it reaches."""
+        floor_us = self.bytes / bandwidth * 1e6
+        return {**asdict(self), "floor_us": floor_us, "share_of_copy_bandwidth": floor_us / self.kernel_us}
 
 
 def least_bytes(tokens: int, visual: int, hidden_size: int, element: int, in_place: bool) -> int:
@@ -112,16 +116,20 @@ def check(library: KernelLibrary, x: Operands) -> None:
         raise SystemExit("the kernel's output differs from torch's; nothing was timed")
 
 
-def measure(library: KernelLibrary, tokens: int, visual: int, in_place: bool, hidden_size: int, dtype: torch.dtype,
-            bandwidth: float) -> Row:
+def measure(library: KernelLibrary, tokens: int, visual: int, in_place: bool, hidden_size: int,
+            dtype: torch.dtype) -> Row:
     x = make_operands(tokens, visual, hidden_size, dtype, in_place)
     check(library, x)
     size = least_bytes(tokens, visual, hidden_size, dtype.itemsize, in_place)
     kernel_us = microseconds(partial(run_kernel, library, x), x.sets)
     torch_us, function_us = (None if in_place else microseconds(partial(run, x), x.sets)
                              for run in (run_torch, run_function))
-    return Row(tokens, visual, in_place, size, size / bandwidth * 1e6, kernel_us,
-               size / (kernel_us * 1e-6) / bandwidth, copy_microseconds(size, x.sets), torch_us, function_us)
+    return Row(tokens, visual, in_place, size, kernel_us, copy_microseconds(size, x.sets), torch_us, function_us)
+
+
+def copy_bandwidth(rows: Sequence[Row]) -> float:
+    """Bytes a second, read and written, of the fastest of the copies that do not fit into the cache."""
+    return max(row.bytes / row.copy_us * 1e6 for row in rows if row.bytes > CACHE_BYTES / 5)
 
 
 def decode_batch(library: KernelLibrary, empty: ctypes.CDLL, tokens: int, hidden_size: int,
@@ -151,9 +159,9 @@ def main() -> None:
     args = parser.parse_args()
     dtype = getattr(torch, args.dtype)
     library, empty = KernelLibrary(args.kernel), ctypes.CDLL(str(args.empty))
-    bandwidth = copy_bandwidth()
-    rows = [measure(library, tokens, visual, in_place, args.hidden_size, dtype, bandwidth)
+    rows = [measure(library, tokens, visual, in_place, args.hidden_size, dtype)
             for tokens in TOKENS for visual in (0, tokens) for in_place in (False, True)]
+    bandwidth = copy_bandwidth(rows)
     result = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "command": "python -m bench.deepstack_add.bench " + " ".join(sys.argv[1:]),
@@ -161,11 +169,11 @@ def main() -> None:
         "cuda": torch.version.cuda, "hidden_size": args.hidden_size, "dtype": args.dtype,
         "copy_bandwidth_bytes_per_second": bandwidth,
         "decode_batch_64_us": decode_batch(library, empty, 64, args.hidden_size, dtype),
-        "rows": [asdict(row) for row in rows],
+        "rows": [row.compared(bandwidth) for row in rows],
     }
     args.output.write_text(json.dumps(result, indent=1) + "\n")
     print(f"copy bandwidth {bandwidth / 1e12:.3f} TB/s; decode batch of 64: {result['decode_batch_64_us']}")
-    for row in rows:
+    for row in result["rows"]:
         print(row)
 
 

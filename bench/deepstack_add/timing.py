@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 import torch
 
-GIB = 1 << 30
-
 
 def microseconds(call: Callable[[int], None], sets: int, *, calls: int = 0, repeats: int = 15) -> float:
     """Device time of one call, in microseconds: the median over replays of one graph of many calls.
@@ -16,7 +14,7 @@ def microseconds(call: Callable[[int], None], sets: int, *, calls: int = 0, repe
     Args:
         call: puts the work of one call on the current stream, on the operands of the set with the given index.
         sets: number of operand sets, taken in turn so that one call's data has left the cache when its turn comes.
-        calls: calls in the graph, a multiple of `sets` by default and at least 32.
+        calls: calls in the graph; 0 for a multiple of `sets` of at least 32.
         repeats: timed replays, after three that are not.
     """
     calls = calls or sets * -(-32 // sets)
@@ -38,13 +36,6 @@ def microseconds(call: Callable[[int], None], sets: int, *, calls: int = 0, repe
         if repeat >= 3:
             times.append(start.elapsed_time(end) * 1000 / calls)
     return statistics.median(times)
-
-
-def copy_bandwidth(size: int = 4 * GIB) -> float:
-    """Bytes read and written by a copy of `size` bytes on the device, a second."""
-    source = torch.randint(256, (size,), dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    return 2 * size / microseconds(lambda _: target.copy_(source), 1, calls=4, repeats=7) * 1e6
 
 
 def copy_microseconds(size: int, sets: int) -> float:
