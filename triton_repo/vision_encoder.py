@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engines.onnxruntime.vision_encoder import VisionEncoder
+from engines.vision_encoder import vision_encoder
 from triton_repo.build_paths import BuildPaths
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class VisionService:
     """
 
     def __init__(self, build: BuildPaths, threads: int) -> None:
-        self._encoder = VisionEncoder(build.engines, threads or None)
+        self._encoder = vision_encoder(build.engines, threads or None)
         self.images = 0
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._loop, name="vision", daemon=True)

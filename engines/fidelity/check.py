@@ -18,7 +18,7 @@ from engines.batching.request import GenerationRequest
 from engines.fidelity.cases import Case, make_cases
 from engines.fidelity.reference import Reference
 from engines.onnxruntime.decoder import Decoder
-from engines.onnxruntime.vision_encoder import VisionEncoder
+from engines.vision_encoder import vision_encoder
 from qwen3vl.errors import ArtifactError
 from qwen3vl.limits import Limits
 from qwen3vl.processor import Processor
@@ -54,7 +54,7 @@ class Check:
         self._tolerance = TOLERANCE[precision]
         self._cases = make_cases(Processor.from_checkpoint(build / "processor", limits))
         self._reference = Reference(checkpoint)
-        self._vision = VisionEncoder(build / "engines")
+        self._vision = vision_encoder(build / "engines")
         self._capacity = max(len(case.inputs.token_ids) for case in self._cases)
         self._decoder = Decoder(build / "engines", slots=1, capacity=self._capacity)
         self._batcher = Batcher(build / "engines", limits, slots=2)
