@@ -58,8 +58,9 @@ def write_checkpoint(folder: Path, config: Qwen3VLMoeConfig, *, seed: int | None
             stream.truncate(stream.tell() + end)
         else:
             pool = torch.randn(POOL_VALUES, generator=torch.Generator().manual_seed(seed))
-            for name, shape in shapes.items():
-                _write_weight(stream, name, shape, pool)
+            for index, (name, shape) in enumerate(shapes.items()):
+                # Each starts elsewhere: engines store equal weights once, which no real checkpoint has.
+                _write_weight(stream, name, shape, pool.roll(index * 4099))
     return end
 
 
