@@ -10,6 +10,7 @@ from engines.builder import build_engines
 from export.exporter import export
 from tests.support.checkpoints import make_checkpoint
 from tests.support.processor_folder import add_processor_files
+from tests.support.server import live_build, live_server  # noqa: F401  (fixtures)
 
 
 @pytest.fixture(scope="session")

@@ -26,8 +26,11 @@ from triton_repo.server_log import ServerLog
 from triton_repo.whole import URL_VARIABLE
 
 LOOPBACK = "127.0.0.1"
-# How long requests may still run after a stop.
+# How long requests may still run after a stop, and how long the rest may take.
 EXIT_SECONDS = 15
+UNLOAD_SECONDS = 10
+# tritonserver waits without end for clients that keep a stream open, when nothing is left to serve them.
+GONE_SECONDS = 3
 POLL_SECONDS = 0.1
 
 
@@ -147,11 +150,11 @@ class TritonServer:
             return
         if self._process.poll() is None:
             self._process.terminate()
-        try:
-            self._process.wait(EXIT_SECONDS + 10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        deadline = time.monotonic() + EXIT_SECONDS + UNLOAD_SECONDS
+        while self._process.poll() is None and time.monotonic() < deadline:
+            if self.log.models_gone():
+                deadline = min(deadline, time.monotonic() + GONE_SECONDS)
+            time.sleep(POLL_SECONDS)
         self.kill()
 
     def kill(self) -> None:

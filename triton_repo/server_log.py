@@ -35,6 +35,10 @@ class ServerLog:
                 lines.append(f"loaded {match.group(1)}")
         return lines
 
+    def models_gone(self) -> bool:
+        """Whether the server, told to stop, has unloaded all models."""
+        return "Found 0 live models" in self.path.read_text("utf-8", "replace")
+
     def tail(self, lines: int = TAIL_LINES) -> str:
         """The last lines that tell of errors, each once, for error messages."""
         text = self.path.read_text("utf-8", "replace").splitlines()
