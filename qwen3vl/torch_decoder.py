@@ -236,7 +236,7 @@ class RMSNorm(nn.Module):
 
 
 def attention_mask(length: int, past: int, key_mask: Tensor | None, device: torch.device) -> Tensor | None:
-    """bool [B or 1, 1, length, past + length], True where a query sees a key; None for causal attention without a past."""
+    """bool [B or 1, 1, length, past + length], True where a query sees a key; None if causal and without a past."""
     if past == 0 and key_mask is None:
         return None
     causal = torch.ones(length, past + length, dtype=torch.bool, device=device).tril(past)[None, None]

@@ -77,7 +77,7 @@ class TorchModel(nn.Module):
 
     @torch.inference_mode()
     def generate(self, inputs: ModelInputs, max_tokens: int, eos_token_ids: tuple[int, ...] = ()) -> list[int]:
-        """The most likely next tokens, one after the other; ends with the first of `eos_token_ids`, which is included."""
+        """The most likely next tokens, one after the other, up to and with the first of `eos_token_ids`."""
         device = self.decoder.lm_head.weight.device
         rows, cache = self.visual_rows(inputs.patches, inputs.grids), KeyValueCache()
         token_ids = torch.from_numpy(inputs.token_ids).long()[None].to(device)

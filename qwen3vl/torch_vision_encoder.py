@@ -39,32 +39,35 @@ class VisionEncoder(nn.Module):
         self.deepstack_merger_list = nn.ModuleList(
             PatchMerger(config, norm_after_merge=True) for _ in config.deepstack_visual_indexes)
 
-    def forward(self, patches: Tensor, patch_positions: Tensor, interp_indices: Tensor,
-                interp_weights: Tensor) -> Tensor:
-        """Encode F frames of one grid.
+    def forward(self, patches: Tensor, patch_positions: Tensor, interp_indices: Tensor, interp_weights: Tensor,
+                patch_mask: Tensor | None = None) -> Tensor:
+        """Encode F frames of one grid; with a mask, of different grids, padded at their end to P patches.
 
         Args:
             patches: uint8 [F, P, patch_dim]; P patches a frame in merge-block order, each [channel, time, row, column].
-            patch_positions: integer [P, 2], row and column of each patch.
-            interp_indices, interp_weights: [P, 4], the four learned positions that surround each patch, and their shares.
+            patch_positions: integer [P, 2] or [F, P, 2], row and column of each patch.
+            interp_indices, interp_weights: [P, 4] or [F, P, 4], the four learned positions around each patch, and their
+                shares.
+            patch_mask: bool [F, P], False where a patch is padding; its rows mean nothing.
 
         Returns:
             [(1 + D) * F * P / merge_unit, out_hidden_size], the rows of one visual token next to each other: its
             embedding, then DeepStack levels 1..D.
         """
         hidden = self.patch_embed(patches)
-        hidden = hidden + (self.pos_embed(interp_indices) * interp_weights[..., None]).sum(1).to(hidden.dtype)
+        hidden = hidden + (self.pos_embed(interp_indices) * interp_weights[..., None]).sum(-2).to(hidden.dtype)
         cos, sin = self.rotary(patch_positions)
+        mask = None if patch_mask is None else patch_mask[:, None, None, :]
         levels = []
         for index, block in enumerate(self.blocks):
-            hidden = block(hidden, cos, sin)
+            hidden = block(hidden, cos, sin, mask)
             if index in self.config.deepstack_visual_indexes:
                 levels.append(self.deepstack_merger_list[len(levels)](hidden))
         return torch.stack([self.merger(hidden), *levels], dim=1).flatten(0, 1)
 
 
 class PatchEmbedding(nn.Module):
-    """Normalises uint8 pixels and projects each patch. The checkpoint's Conv3d sees each patch once, so it is a product."""
+    """Normalises uint8 pixels and projects each patch: the checkpoint's Conv3d, which sees each patch once."""
 
     def __init__(self, config: VisionConfig, image_mean: tuple[float, ...], image_std: tuple[float, ...]) -> None:
         super().__init__()
@@ -90,9 +93,9 @@ class AxialRoPE(nn.Module):
         self.register_buffer("frequencies", torch.from_numpy(vision_frequencies(config)), persistent=False)
 
     def forward(self, patch_positions: Tensor) -> tuple[Tensor, Tensor]:
-        """[P, 2] -> cosine and sine, float32 [P, head_dim]"""
-        angles = (patch_positions[:, :, None].float() * self.frequencies.float()).flatten(1)
-        angles = torch.cat([angles, angles], dim=-1)
+        """[..., P, 2] -> cosine and sine, float32 [..., 1, P, head_dim], the 1 for the heads"""
+        angles = (patch_positions[..., None].float() * self.frequencies.float()).flatten(-2)
+        angles = torch.cat([angles, angles], dim=-1).unsqueeze(-3)
         return angles.cos(), angles.sin()
 
 
@@ -106,8 +109,8 @@ class VisionBlock(nn.Module):
         self.attn = VisionAttention(config)
         self.mlp = VisionMLP(config)
 
-    def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        hidden = hidden + self.attn(self.norm1(hidden), cos, sin)
+    def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
+        hidden = hidden + self.attn(self.norm1(hidden), cos, sin, mask)
         return hidden + self.mlp(self.norm2(hidden))
 
 
@@ -118,10 +121,10 @@ class VisionAttention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """hidden [F, P, hidden_size]; cos, sin [P, head_dim]"""
+    def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
+        """hidden [F, P, hidden_size]; cos, sin [..., 1, P, head_dim]; mask bool [F, 1, 1, P] or None"""
         query, key, value = self.qkv(hidden).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(rotate(query, cos, sin), rotate(key, cos, sin), value)
+        attended = F.scaled_dot_product_attention(rotate(query, cos, sin), rotate(key, cos, sin), value, attn_mask=mask)
         return self.proj(attended.transpose(1, 2).flatten(2))
 
 
