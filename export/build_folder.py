@@ -69,9 +69,12 @@ class BuildFolder:
         _remove(temporary)
         started = time.monotonic()
         produce(temporary)
+        # A folder cannot be replaced in one step, nor removed: aside first, so that never half of one is there.
+        aside = target.parent / f"{TEMPORARY}old-{target.name}"
         if target.is_dir():
-            _remove(target)
+            os.replace(target, aside)
         os.replace(temporary, target)
+        _remove(aside)
         self.manifest["artifacts"][relative] = {
             "key": _digest(key), "made_from": key, "state": _state(target), "sha256": sha256(target),
             "seconds": round(time.monotonic() - started, 3)}
@@ -135,7 +138,10 @@ def _state(path: Path) -> list | None:
 
 
 def _files(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    if not path.is_dir():
+        return [path]
+    # Python's caches come and go when a model repository is served.
+    return sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
 
 
 def _digest(key: dict) -> str:
