@@ -1,0 +1,128 @@
+"""The vision step without a server: what it groups, and that a request's failure stays its own."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines.onnxruntime.vision_encoder import VisionEncoder
+from qwen3vl.errors import InvalidRequest
+from tests.support.pictures import gif, png
+from triton_repo.build_paths import BuildPaths
+from triton_repo.preprocess import Preprocessor
+from triton_repo.vision_encoder import VisionService
+
+SECONDS = 60
+PLACE = "<|vision_start|><|image_pad|><|vision_end|>"
+
+
+@pytest.fixture
+def service(live_build: Path):
+    service = VisionService(BuildPaths(live_build), threads=1)
+    yield service
+    service.close()
+
+
+@pytest.fixture(scope="module")
+def prepare(live_build: Path):
+    """Images and videos -> patches and grids."""
+    preprocess = Preprocessor(BuildPaths(live_build))
+
+    def prepared(images: list[bytes], videos: list[bytes] = ()) -> tuple[np.ndarray, np.ndarray]:
+        prompt = PLACE * len(images) + PLACE.replace("image", "video") * len(videos)
+        inputs = {"prompt": np.array([prompt.encode() or b"x"], np.object_), "images": _strings(images),
+                  "videos": _strings(videos)}
+        tensors = preprocess(inputs, {})
+        return tensors["patches"], tensors["grids"]
+
+    return prepared
+
+
+def _strings(values) -> np.ndarray:
+    array = np.empty(len(values), np.object_)
+    array[:] = values
+    return array
+
+
+def test_each_request_gets_its_own_rows(service: VisionService, live_build: Path, prepare) -> None:
+    requests = [prepare([png(1)]), prepare([png(2, 96, 64), png(3)]), prepare([], [gif(4)]), prepare([png(5)])]
+    answers: queue.Queue = queue.Queue()
+    for i, (patches, grids) in enumerate(requests):
+        service.submit(patches, grids, lambda rows, i=i: answers.put((i, rows)))
+    rows = dict(answers.get(timeout=SECONDS) for _ in requests)
+    encoder = VisionEncoder(live_build / "engines", 1)
+    for i, request in enumerate(requests):
+        np.testing.assert_allclose(rows[i], encoder.encode(*request), rtol=1e-4, atol=1e-4)
+    assert service.images == 5
+
+
+def test_request_without_images_is_answered_at_once_and_loads_nothing(service: VisionService, prepare) -> None:
+    answers = []
+    service.submit(*prepare([]), answers.append)
+    assert answers[0].shape == (0, 64)
+    assert not service.loaded
+
+
+def test_engine_is_loaded_with_the_first_image(service: VisionService, prepare) -> None:
+    done = queue.Queue()
+    service.submit(*prepare([png(1)]), done.put)
+    assert done.get(timeout=SECONDS).shape[1] == 64
+    assert service.loaded
+
+
+def test_requests_that_gather_are_one_group(service: VisionService, prepare, monkeypatch) -> None:
+    groups, answers, busy, go_on = [], queue.Queue(), threading.Event(), threading.Event()
+    encode_batch = VisionEncoder.encode_batch
+
+    def recorded(self, requests):
+        groups.append(len(requests))
+        busy.set()
+        assert go_on.wait(SECONDS)
+        return encode_batch(self, requests)
+
+    monkeypatch.setattr(VisionEncoder, "encode_batch", recorded)
+    service.submit(*prepare([png(1)]), answers.put)
+    assert busy.wait(SECONDS)
+    for seed in range(2, 6):
+        service.submit(*prepare([png(seed)]), answers.put)
+    go_on.set()
+    for _ in range(5):
+        assert isinstance(answers.get(timeout=SECONDS), np.ndarray)
+    assert groups == [1, 4]
+
+
+def test_wrong_patches_are_refused_before_they_are_queued(service: VisionService, prepare) -> None:
+    patches, grids = prepare([png(1)])
+    with pytest.raises(InvalidRequest, match="patches"):
+        service.submit(patches[:-1], grids, lambda rows: None)
+
+
+def test_failing_request_fails_alone(service: VisionService, prepare, monkeypatch) -> None:
+    poisoned = prepare([png(66, 32, 32)])
+    encode_batch = VisionEncoder.encode_batch
+
+    def fragile(self, requests):
+        if any(patches is poisoned[0] for patches, _ in requests):
+            raise MemoryError("no memory for this one")
+        return encode_batch(self, requests)
+
+    monkeypatch.setattr(VisionEncoder, "encode_batch", fragile)
+    answers: queue.Queue = queue.Queue()
+    requests = {"good": prepare([png(1)]), "bad": poisoned, "also good": prepare([png(2)])}
+    for name, request in requests.items():
+        service.submit(*request, lambda rows, name=name: answers.put((name, rows)))
+    rows = dict(answers.get(timeout=SECONDS) for _ in requests)
+    assert isinstance(rows["bad"], MemoryError)
+    assert all(isinstance(rows[name], np.ndarray) for name in ("good", "also good"))
+
+
+def test_close_finishes_what_was_submitted(live_build: Path, prepare) -> None:
+    service, answers = VisionService(BuildPaths(live_build), threads=1), []
+    for seed in range(3):
+        service.submit(*prepare([png(seed)]), answers.append)
+    service.close()
+    assert [rows.shape[1] for rows in answers] == [64] * 3
