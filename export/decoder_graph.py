@@ -13,6 +13,7 @@ from plugins.deepstack_add.onnx_function import deepstack_add_attributes, deepst
 from plugins.deepstack_add.operator import DOMAIN, NAME
 from qwen3vl.checkpoint import Checkpoint
 from qwen3vl.config import ModelConfig
+from qwen3vl.fused_experts import FusedExperts
 from qwen3vl.rope import mrope_axes, text_frequencies
 
 PREFIX = "model.language_model"
@@ -137,7 +138,8 @@ class _DecoderGraph:
         tokens = self.op("Reshape", x, self.constant([-1, text.hidden_size]))
         router = self.weights.matrix(f"{name}.gate.weight", [f"{name}.gate.weight"], text.hidden_size,
                                      [text.num_experts])
-        gate_up, down = self.weights.experts_gate_up(name, text), self.weights.experts_down(name, text)
+        experts = FusedExperts(self.weights.checkpoint, f"{name}.experts", text)
+        gate_up, down = self.weights.experts_gate_up(experts), self.weights.experts_down(experts)
         mixed = self.op("MoE", tokens, self.op("MatMul", tokens, router), gate_up, None, down, domain=CONTRIBUTED,
                         k=text.num_experts_per_tok, normalize_routing_weights=1, activation_type="swiglu",
                         swiglu_fusion=1, activation_alpha=1.0, activation_beta=0.0)

@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from export.graph import GraphBuilder
 from qwen3vl.checkpoint import Checkpoint
-from qwen3vl.config import TextConfig
 from qwen3vl.errors import CheckpointError
+from qwen3vl.fused_experts import FusedExperts
 
 CHUNK_VALUES = 16 * 1024 * 1024
 
@@ -54,52 +54,29 @@ class CheckpointWeights:
             self._expect(name, (size,))
         return self.builder.weight(label, (sum(sizes),), lambda: (self.checkpoint.read(name) for name in names))
 
-    def experts_gate_up(self, layer: str, config: TextConfig) -> ir.Value:
+    def experts_gate_up(self, experts: FusedExperts) -> ir.Value:
         """Fused gate and up projections, their rows interleaved (g0, u0, g1, u1, ...): [E, 2I, H].
 
         ONNX Runtime's CPU kernel takes SwiGLU in this order only (`swiglu_fusion=1`).
         """
-        name, (experts, hidden, inner) = f"{layer}.experts.gate_up_proj", _expert_sizes(config)
-        transposed = self._experts_transposed(layer, config)
-        self._expect(name, (experts, hidden, 2 * inner) if transposed else (experts, 2 * inner, hidden))
+        rows, hidden = experts.gate_up_shape
 
         def chunks() -> Iterator[np.ndarray]:
-            for expert in self.checkpoint.read(name):
-                rows = expert.T if transposed else expert
-                yield rows.reshape(2, inner, hidden).swapaxes(0, 1).reshape(1, 2 * inner, hidden)
+            for expert in range(experts.count):
+                gate_then_up = experts.gate_up(expert).reshape(2, rows // 2, hidden)
+                yield gate_then_up.swapaxes(0, 1).reshape(1, rows, hidden)
 
-        return self.builder.weight(name, (experts, 2 * inner, hidden), chunks)
+        return self.builder.weight(experts.gate_up_name, (experts.count, rows, hidden), chunks)
 
-    def experts_down(self, layer: str, config: TextConfig) -> ir.Value:
+    def experts_down(self, experts: FusedExperts) -> ir.Value:
         """Down projections: [E, H, I]."""
-        name, (experts, hidden, inner) = f"{layer}.experts.down_proj", _expert_sizes(config)
-        transposed = self._experts_transposed(layer, config)
-        self._expect(name, (experts, inner, hidden) if transposed else (experts, hidden, inner))
-
-        def chunks() -> Iterator[np.ndarray]:
-            for expert in self.checkpoint.read(name):
-                yield (expert.T if transposed else expert)[None]
-
-        return self.builder.weight(name, (experts, hidden, inner), chunks)
-
-    def _experts_transposed(self, layer: str, config: TextConfig) -> bool:
-        """Whether the experts are stored [E, in, out], as older checkpoints do.
-
-        Two tensors tell: gate_up is ambiguous only where H = 2I, and down only where H = I, never both.
-        """
-        _, hidden, inner = _expert_sizes(config)
-        if hidden != inner:
-            return tuple(self.checkpoint.shape(f"{layer}.experts.down_proj"))[1:] == (inner, hidden)
-        return tuple(self.checkpoint.shape(f"{layer}.experts.gate_up_proj"))[1:] == (hidden, 2 * inner)
+        return self.builder.weight(experts.down_name, (experts.count, *experts.down_shape),
+                                   lambda: (experts.down(expert)[None] for expert in range(experts.count)))
 
     def _expect(self, name: str, shape: Sequence[int]) -> None:
         found = tuple(self.checkpoint.shape(name))
         if found != tuple(shape):
             raise CheckpointError(f"{name} has shape {list(found)}, but config.json implies {list(shape)}")
-
-
-def _expert_sizes(config: TextConfig) -> tuple[int, int, int]:
-    return config.num_experts, config.hidden_size, config.moe_intermediate_size
 
 
 def _row_chunks(array: np.ndarray) -> Iterator[np.ndarray]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from qwen3vl.checkpoint import Checkpoint
 from qwen3vl.config import ModelConfig
 from qwen3vl.errors import CheckpointError
+from qwen3vl.fused_experts import FusedExperts
 from qwen3vl.images import ImageSettings
 from qwen3vl.positions import interpolation, vision_positions
 from qwen3vl.processor import ModelInputs
@@ -98,20 +99,9 @@ class TorchModel(nn.Module):
 def _read(checkpoint: Checkpoint, name: str, shape: tuple[int, ...], config: ModelConfig) -> Tensor:
     """A tensor as float32 (torch does not know numpy's bfloat16), fused experts as [E, out, in]."""
     values = checkpoint.read(name)
-    if ".experts." in name and _experts_transposed(checkpoint, name.rpartition(".")[0], config):
+    if ".experts." in name and FusedExperts(checkpoint, name.rpartition(".")[0], config.text).transposed:
         values = values.swapaxes(1, 2)
     if values.shape != shape:
         raise CheckpointError(f"{checkpoint.folder}: {name} has shape {list(values.shape)}, but config.json implies "
                               f"{list(shape)}: weights and configuration do not belong together")
     return torch.from_numpy(values.astype(np.float32))
-
-
-def _experts_transposed(checkpoint: Checkpoint, experts: str, config: ModelConfig) -> bool:
-    """Whether fused experts are stored [E, in, out], as in older checkpoints.
-
-    Where down_proj is square (H = I) gate_up_proj is not, and tells; both cannot be.
-    """
-    hidden, width = config.text.hidden_size, config.text.moe_intermediate_size
-    if hidden != width:
-        return checkpoint.shape(f"{experts}.down_proj")[1:] == (width, hidden)
-    return checkpoint.shape(f"{experts}.gate_up_proj")[1:] == (hidden, 2 * width)
