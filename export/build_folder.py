@@ -81,6 +81,12 @@ class BuildFolder:
         self.save()
         return True
 
+    def discard(self, relative: str) -> None:
+        """Remove an artifact that no longer belongs to the build, if it is there."""
+        if self.manifest["artifacts"].pop(relative, None) is not None:
+            self.save()
+        _remove(self.path / relative)
+
     def is_current(self, relative: str, key: dict) -> bool:
         """Whether the artifact is there, made from an equal key and unchanged since."""
         entry = self.manifest["artifacts"].get(relative)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import onnx_ir as ir
 
 from export.build_folder import BuildFolder, sha256
 from export.decoder_graph import decoder_model
+from export.graph import GraphBuilder
 from export.vision_encoder_graph import vision_encoder_model
 from export.weight_files import write_model
 from qwen3vl.checkpoint import Checkpoint
@@ -33,37 +37,67 @@ def export(checkpoint_dir: Path, output: Path, precision: str = "fp32") -> Build
         CheckpointError: the checkpoint is incomplete, inconsistent or of another architecture.
         ArtifactError: the output folder is in use or was written by another version.
     """
-    config = ModelConfig.from_checkpoint(checkpoint_dir)
-    images = ImageSettings.from_checkpoint(checkpoint_dir)
-    dtype = PRECISIONS[precision]
-    build = BuildFolder(output)
-    with build.locked(), Checkpoint.open(checkpoint_dir) as checkpoint:
+    with Export.open(checkpoint_dir, output, precision) as opened:
         # Both graphs first: a missing or misshapen tensor is found before anything is written.
-        vision = vision_encoder_model(config.vision, checkpoint, image_mean=images.image_mean,
-                                      image_std=images.image_std, dtype=dtype)
-        decoder = decoder_model(config, checkpoint, dtype=dtype)
-        key = {"checkpoint": checkpoint.fingerprint(), "precision": precision, "toolkit": version("qwen3vl-triton")}
-        build.manifest |= {
-            "source": {"path": str(checkpoint_dir.resolve()), "fingerprint": key["checkpoint"]},
-            "config": config.to_dict(), "precision": precision,
-            "versions": {name: version(name) for name in ("qwen3vl-triton", "onnx", "onnx-ir", "numpy")}}
-        build.save()
-        vision_key = {**key, "image_mean": list(images.image_mean), "image_std": list(images.image_std)}
-        made = [_copy_processor(build, checkpoint_dir),
-                write_model(build, "onnx/vision_encoder.onnx", *vision, vision_key),
-                write_model(build, "onnx/decoder.onnx", *decoder, key)]
-    if not any(made):
-        print(f"the export in {output} is up to date", file=sys.stderr)
-    return build
+        vision = opened.vision_encoder()
+        decoder = decoder_model(opened.config, opened.checkpoint, dtype=PRECISIONS[precision])
+        opened.describe()
+        made = [opened.copy_processor(), opened.write_vision_encoder(vision),
+                write_model(opened.build, "onnx/decoder.onnx", *decoder, opened.key)]
+        opened.report(any(made))
+    return opened.build
 
 
-def _copy_processor(build: BuildFolder, checkpoint_dir: Path) -> bool:
-    """Copy tokenizer, chat template and settings, so that the build needs the checkpoint no more."""
-    present = [name for name in PROCESSOR_FILES if (checkpoint_dir / name).is_file()]
+@dataclass(frozen=True)
+class Export:
+    """What exports to any format share: the opened checkpoint, the locked build folder, and the vision encoder."""
 
-    def produce(folder: Path) -> None:
-        folder.mkdir()
-        for name in present:
-            shutil.copyfile(checkpoint_dir / name, folder / name)
+    build: BuildFolder
+    checkpoint: Checkpoint
+    config: ModelConfig
+    images: ImageSettings
+    precision: str
+    key: dict
 
-    return build.artifact("processor", {name: sha256(checkpoint_dir / name) for name in present}, produce)
+    @classmethod
+    @contextmanager
+    def open(cls, checkpoint_dir: Path, output: Path, precision: str) -> Iterator[Export]:
+        """Errors as in `export`."""
+        config = ModelConfig.from_checkpoint(checkpoint_dir)
+        images = ImageSettings.from_checkpoint(checkpoint_dir)
+        build = BuildFolder(output)
+        with build.locked(), Checkpoint.open(checkpoint_dir) as checkpoint:
+            key = {"checkpoint": checkpoint.fingerprint(), "precision": precision, "toolkit": version("qwen3vl-triton")}
+            yield cls(build, checkpoint, config, images, precision, key)
+
+    def describe(self, **more: object) -> None:
+        """Write into the manifest what the build is made from."""
+        self.build.manifest |= {
+            "source": {"path": str(self.checkpoint.folder.resolve()), "fingerprint": self.key["checkpoint"]},
+            "config": self.config.to_dict(), "precision": self.precision,
+            "versions": {name: version(name) for name in ("qwen3vl-triton", "onnx", "onnx-ir", "numpy")}, **more}
+        self.build.save()
+
+    def vision_encoder(self) -> tuple[ir.Model, GraphBuilder]:
+        return vision_encoder_model(self.config.vision, self.checkpoint, image_mean=self.images.image_mean,
+                                    image_std=self.images.image_std, dtype=PRECISIONS[self.precision])
+
+    def write_vision_encoder(self, vision: tuple[ir.Model, GraphBuilder]) -> bool:
+        key = {**self.key, "image_mean": list(self.images.image_mean), "image_std": list(self.images.image_std)}
+        return write_model(self.build, "onnx/vision_encoder.onnx", *vision, key)
+
+    def copy_processor(self) -> bool:
+        """Copy tokenizer, chat template and settings, so that the build needs the checkpoint no more."""
+        source = self.checkpoint.folder
+        present = [name for name in PROCESSOR_FILES if (source / name).is_file()]
+
+        def produce(folder: Path) -> None:
+            folder.mkdir()
+            for name in present:
+                shutil.copyfile(source / name, folder / name)
+
+        return self.build.artifact("processor", {name: sha256(source / name) for name in present}, produce)
+
+    def report(self, made: bool) -> None:
+        if not made:
+            print(f"the export in {self.build.path} is up to date", file=sys.stderr)
