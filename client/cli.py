@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 # Command -> its module, with HELP, add_arguments(parser) and run(args) -> exit code; and what it says in the overview.
 COMMANDS = {
-    "export": ("export.export_command", "export a checkpoint to ONNX graphs with streamed weights"),
+    "export": ("export.export_command", "export a checkpoint to ONNX graphs or a TensorRT-LLM checkpoint"),
+    "plan": ("export.plan_command", "show the GPU memory that a deployment needs"),
     "build": ("engines.build_command", "make optimised engines from exported graphs"),
     "compose": ("triton_repo.compose_command", "write the Triton model repository of a build"),
     "repo": ("triton_repo.repo_command", "check a model repository without a server"),

@@ -77,10 +77,12 @@ def _sampling_array(name: str, value: object) -> np.ndarray:
         raise BadRequest(f"unknown parameter {name!r}: the parameters are {', '.join(SAMPLING)}")
     if name == "stop":
         return _bytes_array([value.encode()] if isinstance(value, str) else [item.encode() for item in value])
-    try:
-        return np.array([value], SAMPLING[name])
-    except (OverflowError, ValueError, TypeError):
-        raise BadRequest(f"{name} is {value!r}, expected a value of type {np.dtype(SAMPLING[name])}") from None
+    kind = SAMPLING[name]
+    whole = issubclass(kind, np.integer)
+    valid = isinstance(value, (int, np.integer) if whole else (int, float, np.number)) and not isinstance(value, bool)
+    if not valid or (whole and not np.iinfo(kind).min <= value <= np.iinfo(kind).max):
+        raise BadRequest(f"{name} is {value!r}, expected a value of type {np.dtype(kind)}")
+    return np.array([value], kind)
 
 
 def _bytes_array(values: list[bytes]) -> np.ndarray:
