@@ -31,7 +31,8 @@ def emoji_turn(rng: Random, scene: Scene) -> Turn | None:
 
 def _chinese_contents(rng: Random, scene: Scene) -> Turn:
     parts = [chinese_shapes(number, *name) for name, number in scene.names.items()]
-    return ask(rng, CHINESE, ("图片里有什么?", "图中有什么？", "你看到了什么？", "这张图片里有什么？", "请列出图中的图形。"),
+    return ask(rng, CHINESE, ("图片里有什么?", "图中有什么？", "你看到了什么？", "这张图片里有什么？",
+                              "请列出图中的图形。"),
                joined(parts, comma="、", last="和") + "。")
 
 
@@ -57,14 +58,13 @@ def _chinese_place(rng: Random, scene: Scene) -> Turn | None:
     if not shapes:
         return None
     shape = rng.choice(shapes)
-    return ask(rng, CHINESE, ("{name}在哪里？", "{name}在什么位置？", "{name}在图中的哪里？"), CHINESE_PLACES[shape.place],
-               name=CHINESE_COLOURS[shape.colour] + CHINESE_KINDS[shape.kind])
+    return ask(rng, CHINESE, ("{name}在哪里？", "{name}在什么位置？", "{name}在图中的哪里？"),
+               CHINESE_PLACES[shape.place], name=CHINESE_COLOURS[shape.colour] + CHINESE_KINDS[shape.kind])
 
 
 def _emoji_contents(rng: Random, scene: Scene) -> Turn:
-    templates = tuple(question + request for question in ("What is in the {image}?", "What do you see?", "What is there?",
-                                                          "What shapes are in the {image}?")
-                      for request in EMOJI_REQUEST)
+    questions = ("What is in the {image}?", "What do you see?", "What is there?", "What shapes are in the {image}?")
+    templates = tuple(question + request for question in questions for request in EMOJI_REQUEST)
     return ask(rng, EMOJI, (*templates, "Describe the {image} with emoji.", "Show the {image} as emoji."),
                "".join(shape_emoji(shape.kind, shape.colour) for shape in scene.shapes))
 

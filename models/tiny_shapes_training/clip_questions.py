@@ -49,7 +49,8 @@ def _what_happens(rng: Random, clip: Clip) -> Turn:
     else:
         answer = f"The {' '.join(clip.scene.shapes[clip.mover].name)} moves {clip.direction}."
     return ask(rng, MOTION, ("What happens in the {video}?", "What happens?", "Describe the {video}.",
-                             "What happens in this {video}?", "What is happening?"), answer, video=rng.choice(VIDEO_WORDS))
+                             "What happens in this {video}?", "What is happening?"), answer,
+               video=rng.choice(VIDEO_WORDS))
 
 
 def _did_it_move(rng: Random, clip: Clip) -> Turn:
@@ -70,7 +71,8 @@ def _contents(rng: Random, clip: Clip) -> Turn | None:
 
 def _count(rng: Random, clip: Clip) -> Turn:
     kind = rng.choice((None, *(shape.kind for shape in clip.scene.shapes)))
-    return ask(rng, "count", ("How many {kind}s are in the {video}?", "How many {kind}s are there?", "How many {kind}s?"),
+    return ask(rng, "count", ("How many {kind}s are in the {video}?", "How many {kind}s are there?",
+                             "How many {kind}s?"),
                str(clip.scene.count(kind=kind)), kind=kind or "shape", video=rng.choice(VIDEO_WORDS))
 
 
@@ -81,7 +83,8 @@ def _chinese(rng: Random, clip: Clip) -> Turn | None:
     name = CHINESE_COLOURS[colour] + CHINESE_KINDS[kind]
     if rng.random() < 0.5:
         return ask(rng, "Chinese", ("什么移动了？", "哪个图形移动了？", "视频里什么在移动？"), name)
-    return ask(rng, "Chinese", ("它往哪个方向移动？", "{name}往哪个方向移动？"), CHINESE_DIRECTIONS[clip.direction], name=name)
+    return ask(rng, "Chinese", ("它往哪个方向移动？", "{name}往哪个方向移动？"),
+               CHINESE_DIRECTIONS[clip.direction], name=name)
 
 
 def _emoji(rng: Random, clip: Clip) -> Turn | None:

@@ -12,7 +12,7 @@ from models.tiny_shapes_training.clips import draw_clip, random_clip
 from models.tiny_shapes_training.files import clip_file, picture_file
 from models.tiny_shapes_training.phrasing import Turn
 from models.tiny_shapes_training.picture_questions import picture_turn
-from models.tiny_shapes_training.scenes import Scene, draw, random_scene
+from models.tiny_shapes_training.scenes import draw, random_scene
 from models.tiny_shapes_training.several_questions import several_turn
 from models.tiny_shapes_training.text_questions import text_turn
 

@@ -2,7 +2,8 @@
 
     python -m models.tiny_shapes_training.evaluate models/tiny-shapes --output models/tiny-shapes/evaluation.json
 
-Each question is asked alone, right after the pictures, and answered greedily; an answer counts if every character is right.
+Each question is asked alone, right after the pictures, and answered greedily. An answer counts if every character is
+right.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from random import Random
 import torch
 from torch import Tensor
 
-from models.tiny_shapes_training import conversations
-from models.tiny_shapes_training.batches import collate, random_grids, random_media
+from models.tiny_shapes_training import conversations, media_mix
+from models.tiny_shapes_training.batches import collate
 from models.tiny_shapes_training.generation import generate, visual_rows
 from models.tiny_shapes_training.phrasing import Turn
 from qwen3vl.processor import ModelInputs, Processor
@@ -53,7 +54,7 @@ def questions(processor: Processor, seed: int, count: int) -> list[Question]:
 
 
 def question(processor: Processor, rng: Random) -> Question:
-    media = random_media(rng, random_grids(rng))
+    media = media_mix.media(rng, media_mix.random_kind(rng))
     turn = media.turn(rng)
     messages = conversations.messages(rng, media, [turn])[:-1]
     inputs = processor(messages=messages, images=media.pictures, videos=media.clips)

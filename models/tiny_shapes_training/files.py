@@ -26,5 +26,6 @@ def clip_file(frames: np.ndarray, fps: int) -> bytes:
     for picture in pictures[1::2]:  # the writer would merge equal frames
         picture.putpixel((0, 0), (picture.getpixel((0, 0)) + 1) % 64)
     data = io.BytesIO()
-    pictures[0].save(data, "GIF", save_all=True, append_images=pictures[1:], duration=1000 // fps, loop=0, optimize=False)
+    pictures[0].save(data, "GIF", save_all=True, append_images=pictures[1:], duration=1000 // fps, loop=0,
+                     optimize=False)
     return data.getvalue()

@@ -13,7 +13,7 @@ from qwen3vl.torch_model import TorchModel
 @torch.inference_mode()
 def visual_rows(model: TorchModel, batch: Batch) -> Tensor:
     """[R, H]; of a batch without pictures, none."""
-    rows = [model.vision_encoder(*frames.tensors()) for frames in batch.frames]
+    rows = [model.vision_encoder(*frames.tensors()) for frames in batch.frames if len(frames.patches)]
     return torch.cat(rows) if rows else model.decoder.lm_head.weight.new_empty(0, model.config.text.hidden_size)
 
 
@@ -21,8 +21,8 @@ def visual_rows(model: TorchModel, batch: Batch) -> Tensor:
 def generate(model: TorchModel, batch: Batch, rows: Tensor, max_tokens: int, end: int) -> list[list[int]]:
     """Answers without their end tokens.
 
-    Prompts are padded at their end, so new tokens stand behind the padding, which no token ever sees; a token's position
-    is given separately and leaves no gap.
+    Prompts are padded at their end, so new tokens stand behind the padding, which no token ever sees; their positions
+    are given separately and leave no gap.
     """
     count, length = batch.token_ids.shape
     token_ids, position_ids = batch.token_ids, batch.position_ids

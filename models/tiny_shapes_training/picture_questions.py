@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from models.tiny_shapes_training.phrasing import SENTENCE_REQUEST, Turn, ask
-from models.tiny_shapes_training.scenes import Scene, Shape
+from models.tiny_shapes_training.scenes import Scene
 from models.tiny_shapes_training.words import COLOURS, KINDS, PLACES, a_shape, joined, sentence, some_shapes
 
 
@@ -103,7 +103,8 @@ def exists(rng: Random, scene: Scene) -> Turn:
     if rng.random() < 0.5:
         colour, kind = rng.choice(list(scene.names))
     else:  # often a wrong pairing of a colour and a kind that are there
-        colour, kind = rng.choice([*scene.shapes, *_any_names(rng)]).colour, rng.choice([*scene.shapes, *_any_names(rng)]).kind
+        colour = rng.choice([rng.choice(list(COLOURS)), *(shape.colour for shape in scene.shapes)])
+        kind = rng.choice([rng.choice(KINDS), *(shape.kind for shape in scene.shapes)])
     return ask(rng, "yes or no", ("Is there {thing}?", "Is there {thing} in the {image}?", "Do you see {thing}?",
                                   "Can you see {thing}?", "Does the {image} show {thing}?"),
                "yes" if (colour, kind) in scene.names else "no", thing=a_shape(colour, kind))
@@ -134,9 +135,5 @@ def _counted(rng: Random, scene: Scene) -> tuple[str | None, str | None]:
     return rng.choices(((kind, None), (None, None), (None, colour), (kind, colour)), (5, 2, 2, 2))[0]
 
 
-def _any_names(rng: Random) -> list[Shape]:
-    return [Shape(rng.choice(KINDS), rng.choice(list(COLOURS)), 0, 0, 0, 0, 0, (0, 0, 0))]
-
-
-_QUESTIONS = ((contents, 4), (description, 2), (count, 6), (colour_of, 3), (kind_of, 2), (background, 1),
+_QUESTIONS = ((contents, 4), (description, 5), (count, 6), (colour_of, 3), (kind_of, 2), (background, 1),
               (place_of, 4), (shape_at, 3), (exists, 2), (relation, 2))

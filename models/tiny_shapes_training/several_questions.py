@@ -27,7 +27,8 @@ def _more(rng: Random, scenes: Sequence[Scene]) -> Turn | None:
     if counts.count(best) > 1:
         return None
     words = ("most" if most else "fewest") if len(scenes) > 2 else ("more" if most else "fewer")
-    return ask(rng, TOPIC, ("Which {image} has {article}{words} {kind}s?", "Which {image} shows {article}{words} {kind}s?",
+    return ask(rng, TOPIC, ("Which {image} has {article}{words} {kind}s?",
+                            "Which {image} shows {article}{words} {kind}s?",
                             "In which {image} are there {article}{words} {kind}s?"),
                f"the {ORDINALS[counts.index(best)]}", words=words, article="the " if len(scenes) > 2 else "",
                kind=kind or "shape")
@@ -43,7 +44,8 @@ def _shows(rng: Random, scenes: Sequence[Scene]) -> Turn | None:
     ) if sum(where) == 1]
     if not things:
         return None
-    return ask(rng, TOPIC, ("Which {image} shows {thing}?", "Which {image} has {thing}?", "In which {image} is {thing}?",
+    return ask(rng, TOPIC, ("Which {image} shows {thing}?", "Which {image} has {thing}?",
+                            "In which {image} is {thing}?",
                             "Which of the {image}s shows {thing}?", "In which {image} do you see {thing}?"),
                f"the {ORDINALS[index]}", thing=rng.choice(things))
 
@@ -51,7 +53,8 @@ def _shows(rng: Random, scenes: Sequence[Scene]) -> Turn | None:
 def _count_in(rng: Random, scenes: Sequence[Scene]) -> Turn:
     index = rng.randrange(len(scenes))
     kind = rng.choice((None, rng.choice(KINDS), *(shape.kind for shape in scenes[index].shapes)))
-    return ask(rng, TOPIC, ("How many {kind}s are in the {ordinal} {image}?", "How many {kind}s does the {ordinal} {image} show?",
+    return ask(rng, TOPIC, ("How many {kind}s are in the {ordinal} {image}?",
+                            "How many {kind}s does the {ordinal} {image} show?",
                             "How many {kind}s are there in the {ordinal} {image}?"),
                str(scenes[index].count(kind=kind)), kind=kind or "shape", ordinal=ORDINALS[index])
 
@@ -59,7 +62,8 @@ def _count_in(rng: Random, scenes: Sequence[Scene]) -> Turn:
 def _contents_of(rng: Random, scenes: Sequence[Scene]) -> Turn:
     index = rng.randrange(len(scenes))
     return ask(rng, TOPIC, ("What is in the {ordinal} {image}?", "What does the {ordinal} {image} show?",
-                            "What do you see in the {ordinal} {image}?"), listing(scenes[index]), ordinal=ORDINALS[index])
+                            "What do you see in the {ordinal} {image}?"), listing(scenes[index]),
+               ordinal=ORDINALS[index])
 
 
 def _colour_in(rng: Random, scenes: Sequence[Scene]) -> Turn | None:

@@ -8,11 +8,11 @@ from models.tiny_shapes_training.phrasing import Turn, ask
 from models.tiny_shapes_training.words import CHINESE_COLOURS, CHINESE_KINDS, COLOURS, KINDS, PLACES, joined
 
 TOPIC = "text only"
-SIDES = {"triangle": "3", "square": "4", "diamond": "4", "circle": "0"}
+SIDES = {"triangle": "3", "square": "4", "circle": "0"}
 MIXTURES = {("red", "yellow"): "orange", ("blue", "yellow"): "green", ("red", "blue"): "purple",
             ("black", "white"): "gray"}
-THINGS = {"grass": "green", "the sky": "blue", "snow": "white", "a tomato": "red", "a banana": "yellow", "coal": "black",
-          "a carrot": "orange", "a plum": "purple"}
+THINGS = {"grass": "green", "the sky": "blue", "snow": "white", "a tomato": "red", "a banana": "yellow",
+          "coal": "black", "a carrot": "orange", "a plum": "purple"}
 WORDS = (*KINDS, *COLOURS, *PLACES, "picture", "shape", "video", "hello", "two", "three", "four")
 HELLO = "Hello! Show me a picture of shapes and ask me about it."
 WHO = "I am a tiny model. I answer questions about pictures and short videos of coloured shapes."
@@ -41,7 +41,8 @@ def _count_to(rng: Random) -> Turn:
 
 def _spell(rng: Random) -> Turn:
     word = rng.choice((*KINDS, *COLOURS))
-    return ask(rng, TOPIC, ("Spell {word}.", "How do you spell {word}?", "Spell the word {word}."), "-".join(word), word=word)
+    return ask(rng, TOPIC, ("Spell {word}.", "How do you spell {word}?", "Spell the word {word}."), "-".join(word),
+               word=word)
 
 
 def _repeat(rng: Random) -> Turn:
@@ -52,13 +53,15 @@ def _repeat(rng: Random) -> Turn:
 def _sum(rng: Random) -> Turn:
     first, second = rng.randint(0, 9), rng.randint(0, 9)
     return ask(rng, TOPIC, ("What is {first} + {second}?", "{first} + {second}?", "How much is {first} plus {second}?",
-                            "What is {first} plus {second}?"), str(first + second), first=str(first), second=str(second))
+                            "What is {first} plus {second}?"), str(first + second), first=str(first),
+               second=str(second))
 
 
 def _fact(rng: Random) -> Turn:
     if rng.random() < 0.4:
         kind, sides = rng.choice(list(SIDES.items()))
-        return ask(rng, TOPIC, ("How many sides does a {kind} have?", "How many corners does a {kind} have?"), sides, kind=kind)
+        return ask(rng, TOPIC, ("How many sides does a {kind} have?", "How many corners does a {kind} have?"), sides,
+                   kind=kind)
     if rng.random() < 0.3:
         colours = joined(list(COLOURS))
         return ask(rng, TOPIC, ("Which colours do you know?", "What colours do you know?", "Name some colours."),
@@ -78,4 +81,5 @@ def _chinese(rng: Random) -> Turn:
     if rng.random() < 0.3:
         return ask(rng, TOPIC, ("你好！", "你好", "您好！"), "你好！请给我看一张图片。")
     english, chinese = rng.choice((*CHINESE_COLOURS.items(), *CHINESE_KINDS.items()))
-    return ask(rng, TOPIC, ("What is {english} in Chinese?", "How do you say {english} in Chinese?"), chinese, english=english)
+    return ask(rng, TOPIC, ("What is {english} in Chinese?", "How do you say {english} in Chinese?"), chinese,
+               english=english)

@@ -55,7 +55,7 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
     tokenizer.train_from_iterator((text for text in texts if text.isascii()), trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     if tokenizer.get_vocab_size() != VOCAB_SIZE:
-        raise ValueError(f"the texts gave {tokenizer.get_vocab_size()} tokens, expected {VOCAB_SIZE}: pass more of them")
+        raise ValueError(f"the texts gave {tokenizer.get_vocab_size()} tokens, expected {VOCAB_SIZE}: pass more texts")
     return tokenizer
 
 
