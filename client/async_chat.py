@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
 import grpc
-import tritonclient.grpc.aio as grpc_client
+from tritonclient.grpc import service_pb2_grpc
 
 from client.answer import Answer, Delta, joined
 from client.chat import DEFAULT_URLS, MODEL
-from client.errors import ServerError, error_from
-from client.grpc_stream import delta, infer_inputs, typed
+from client.errors import ChatError
+from client.grpc_call import CHANNEL_OPTIONS, failed, infer_request, read_delta, unfinished
 from client.request import File, Inputs, request_inputs
 
 
@@ -20,8 +22,9 @@ class AsyncAnswerStream(AsyncIterator[Delta]):
     As a context manager it cancels what has not been read to the end.
     """
 
-    def __init__(self, responses: AsyncIterator) -> None:
-        self._responses = responses
+    def __init__(self, call: grpc.aio.StreamStreamCall) -> None:
+        self._call = call
+        self._responses = aiter(call)
         self._open = True
 
     async def __anext__(self) -> Delta:
@@ -29,22 +32,29 @@ class AsyncAnswerStream(AsyncIterator[Delta]):
         if not self._open:
             raise StopAsyncIteration
         try:
-            result, error = await anext(self._responses)
-        except grpc.RpcError as failure:
+            delta = read_delta(await anext(self._responses))
+        except grpc.RpcError as error:
             self._open = False
-            raise error_from(failure.code().name, failure.details()) from None
+            raise failed(error) from None
         except StopAsyncIteration:
             self._open = False
-            raise ServerError("the server ended the answer without a finish reason") from None
-        except BaseException:  # the task was cancelled
+            raise unfinished() from None
+        except ChatError:
+            await self._finish()
+            raise
+        except asyncio.CancelledError:
             self.cancel()
             raise
-        if error is not None:
-            self.cancel()
-            raise typed(error)
-        piece = delta(result)
-        self._open = not piece.finish_reason
-        return piece
+        if delta.finish_reason:
+            await self._finish()
+        return delta
+
+    async def _finish(self) -> None:
+        # tritonserver keeps a request for ever whose call is cut off between its last response and its end.
+        self._open = False
+        with contextlib.suppress(grpc.RpcError):
+            async for _ in self._responses:
+                pass
 
     async def __aenter__(self) -> AsyncAnswerStream:
         return self
@@ -56,7 +66,7 @@ class AsyncAnswerStream(AsyncIterator[Delta]):
         """Stop the answer: the server's slot gets free. Not needed at the end."""
         if self._open:
             self._open = False
-            self._responses.cancel()
+            self._call.cancel()
 
 
 class AsyncVisionChat:
@@ -71,7 +81,7 @@ class AsyncVisionChat:
     def __init__(self, url: str | None = None, timeout: float | None = None, model: str = MODEL) -> None:
         self.url = url or DEFAULT_URLS["grpc"]
         self.timeout, self.model = timeout, model
-        self._client: grpc_client.InferenceServerClient | None = None
+        self._channel: grpc.aio.Channel | None = None
 
     async def __aenter__(self) -> AsyncVisionChat:
         return self
@@ -80,9 +90,9 @@ class AsyncVisionChat:
         await self.close()
 
     async def close(self) -> None:
-        if self._client is not None:
-            await self._client.close()
-            self._client = None
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
 
     async def ask(self, question: str | Sequence[Mapping], images: Iterable[File] = (), videos: Iterable[File] = (),
                   **sampling: object) -> Answer:
@@ -97,11 +107,9 @@ class AsyncVisionChat:
         return self._start(request_inputs(question, images, videos, sampling, stream=True))
 
     def _start(self, inputs: Inputs) -> AsyncAnswerStream:
-        if self._client is None:
+        if self._channel is None:
             # Here and not before: a channel belongs to the event loop that it is made in.
-            self._client = grpc_client.InferenceServerClient(self.url)
-
-        async def requests():
-            yield {"model_name": self.model, "inputs": infer_inputs(inputs)}
-
-        return AsyncAnswerStream(self._client.stream_infer(requests(), stream_timeout=self.timeout))
+            self._channel = grpc.aio.insecure_channel(self.url, CHANNEL_OPTIONS)
+        service = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        return AsyncAnswerStream(service.ModelStreamInfer(iter([infer_request(self.model, inputs)]),
+                                                          timeout=self.timeout))

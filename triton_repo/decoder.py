@@ -19,6 +19,9 @@ from triton_repo.cancellation import CancellationListener, new_request_id
 
 log = logging.getLogger(__name__)
 
+# The id of a request, and what came of it; None when it came itself.
+Output = tuple[str, Emission | Exception | None]
+
 # How soon the slot of a client that is gone gets free, at little cost for the others.
 PROBE_SECONDS = 0.25
 
@@ -54,14 +57,14 @@ class DecoderService:
         build: the build whose engine to use.
         slots: requests served at the same time.
         threads: compute threads; 0 for one for each core.
-        on_stats: called every now and then, from the sending thread, with what is going on.
+        on_stats: called from the sending thread with what is going on, when requests come and end, and now and then.
     """
 
     def __init__(self, build: BuildPaths, slots: int, threads: int, on_stats: Callable[[BatcherStats], None]) -> None:
         self._batcher = Batcher(build.engines, build.limits(), slots, threads=threads or None)
         self._on_stats = on_stats
         self._active: dict[str, _Active] = {}
-        self._outputs: queue.SimpleQueue[tuple[str, Emission | Exception] | None] = queue.SimpleQueue()
+        self._outputs: queue.SimpleQueue[Output | None] = queue.SimpleQueue()
         self._listener = CancellationListener(self._cancel)
         self._sender = threading.Thread(target=self._send_loop, name="sender", daemon=True)
         self._sender.start()
@@ -78,6 +81,7 @@ class DecoderService:
             return
         request_id = new_request_id()
         active = self._active[request_id] = _Active(reply, Ticket())
+        self._outputs.put((request_id, None))
         try:
             active.ticket = self._batcher.submit(request, lambda output: self._outputs.put((request_id, output)))
         except Exception:
@@ -102,13 +106,17 @@ class DecoderService:
         open_ = True
         while open_:
             outputs, open_ = self._next_outputs(next_probe)
-            for request_id, output in merged(outputs):
-                self._send(request_id, output)
+            if any(output is None for _, output in outputs):
+                self._report()
+            ended = [self._send(request_id, output) for request_id, output in merged(outputs)]
+            if any(ended):
+                self._report()
             if time.monotonic() >= next_probe:
                 self._probe()
+                self._report()
                 next_probe = time.monotonic() + PROBE_SECONDS
 
-    def _next_outputs(self, until: float) -> tuple[list[tuple[str, Emission | Exception]], bool]:
+    def _next_outputs(self, until: float) -> tuple[list[Output], bool]:
         """All that the batcher has put out, waiting for it until then. False if there will be no more."""
         outputs = []
         while True:
@@ -121,11 +129,12 @@ class DecoderService:
                 return outputs, False
             outputs.append(output)
 
-    def _send(self, request_id: str, output: Emission | Exception) -> None:
+    def _send(self, request_id: str, output: Emission | Exception) -> bool:
+        """Send to whom it belongs. Returns whether it was the last."""
         active = self._active.get(request_id)
         if active is None:
-            return
-        last = isinstance(output, Exception) or output.finish_reason
+            return False
+        last = isinstance(output, Exception) or bool(output.finish_reason)
         if last:
             del self._active[request_id]
         try:
@@ -136,6 +145,7 @@ class DecoderService:
         except Exception:
             log.exception("an answer could not be sent")
             active.ticket.cancel()
+        return last
 
     def _probe(self) -> None:
         for request_id, active in list(self._active.items()):
@@ -147,14 +157,21 @@ class DecoderService:
             except Exception:
                 log.exception("a client could not be probed")
                 active.ticket.cancel()
-        self._on_stats(self.stats())
+
+    def _report(self) -> None:
+        try:
+            self._on_stats(self.stats())
+        except Exception:
+            log.exception("the statistics could not be reported")
 
 
-def merged(outputs: Iterable[tuple[str, Emission | Exception]]) -> list[tuple[str, Emission | Exception]]:
+def merged(outputs: Iterable[Output]) -> list[tuple[str, Emission | Exception]]:
     """Join the emissions of a request that have piled up: a slow way out makes chunks larger, not later."""
     joined: dict[str, Emission | Exception] = {}
     for request_id, output in outputs:
         before = joined.get(request_id)
+        if output is None:
+            continue
         if isinstance(before, Emission) and isinstance(output, Emission):
             # Only a last emission has bytes that are no text, so the texts are one after the other.
             joined[request_id] = Emission(np.concatenate([before.token_ids, output.token_ids]),

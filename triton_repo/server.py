@@ -27,7 +27,7 @@ from triton_repo.whole import URL_VARIABLE
 
 LOOPBACK = "127.0.0.1"
 # How long requests may still run after a stop, and how long the rest may take.
-EXIT_SECONDS = 15
+EXIT_SECONDS = 10
 UNLOAD_SECONDS = 10
 # tritonserver waits without end for clients that keep a stream open, when nothing is left to serve them.
 GONE_SECONDS = 3

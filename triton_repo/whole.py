@@ -8,23 +8,22 @@ before mid-2026.)
 from __future__ import annotations
 
 import os
-import queue
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import numpy as np
-import tritonclient.grpc
-from tritonclient.utils import InferenceServerException
+from tritonclient.grpc import InferResult, service_pb2, service_pb2_grpc
 
+from client.grpc_call import CHANNEL_OPTIONS, infer_request
 from triton_repo.error_messages import status_code
 from triton_repo.parameters import refuse_parameters
-from triton_repo.repository import ANSWER, ENSEMBLE, REQUEST
+from triton_repo.repository import ANSWER, ENSEMBLE
 
 # Set by `qwen3vl serve`; a server started by hand has its gRPC endpoint at the default port or sets this too.
 URL_VARIABLE = "QWEN3VL_GRPC_URL"
 DEFAULT_URL = "127.0.0.1:8001"
 CANCELLATION_SECONDS = 0.25
-
-DTYPES = {tensor.name: {"STRING": "BYTES"}.get(tensor.dtype, tensor.dtype) for tensor in REQUEST}
 
 
 class ForwardedError(Exception):
@@ -43,8 +42,9 @@ class WholeForwarder:
     """Asks the ensemble for whole answers, one at a time."""
 
     def __init__(self, url: str | None = None) -> None:
-        self.url = url or os.environ.get(URL_VARIABLE, DEFAULT_URL)
-        self._client = tritonclient.grpc.InferenceServerClient(self.url)
+        self._channel = grpc.insecure_channel(url or os.environ.get(URL_VARIABLE, DEFAULT_URL), CHANNEL_OPTIONS)
+        self._service = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._reader = ThreadPoolExecutor(1)
 
     def __call__(self, inputs: Mapping[str, np.ndarray], parameters: Mapping[str, object],
                  cancelled: Callable[[], bool]) -> dict[str, np.ndarray]:
@@ -63,42 +63,29 @@ class WholeForwarder:
             ForwardedError: what the ensemble answered instead, or that the client is gone.
         """
         refuse_parameters(parameters)
-        results: queue.SimpleQueue[tuple] = queue.SimpleQueue()
-        self._client.start_stream(lambda result, error: results.put((result, error)))
-        try:
-            self._client.async_stream_infer(ENSEMBLE, _infer_inputs({**inputs, "stream": np.array([False])}))
-            result, error = _wait(results, cancelled)
-        except BaseException:
-            self._client.stop_stream(cancel_requests=True)
-            raise
-        self._client.stop_stream()
-        if error is not None:
-            raise _forwarded(error)
+        request = infer_request(ENSEMBLE, {**inputs, "stream": np.array([False])})
+        call = self._service.ModelStreamInfer(iter([request]))
+        reading = self._reader.submit(_only_response, call)
+        while True:
+            try:
+                response = reading.result(timeout=CANCELLATION_SECONDS)
+                break
+            except TimeoutError:
+                if cancelled():
+                    call.cancel()
+        if response.error_message:
+            raise ForwardedError(status_code(response.error_message), response.error_message)
+        result = InferResult(response.infer_response)
         return {tensor.name: result.as_numpy(tensor.name) for tensor in ANSWER}
 
     def close(self) -> None:
-        self._client.close()
+        self._channel.close()
+        self._reader.shutdown()
 
 
-def _infer_inputs(arrays: Mapping[str, np.ndarray]) -> list[tritonclient.grpc.InferInput]:
-    inputs = []
-    for name, array in arrays.items():
-        tensor = tritonclient.grpc.InferInput(name, list(array.shape), DTYPES[name])
-        inputs.append(tensor.set_data_from_numpy(array))
-    return inputs
-
-
-def _wait(results: queue.SimpleQueue[tuple], cancelled: Callable[[], bool]) -> tuple:
-    while True:
-        try:
-            return results.get(timeout=CANCELLATION_SECONDS)
-        except queue.Empty:
-            if cancelled():
-                raise ForwardedError("CANCELLED", "the client cancelled the request") from None
-
-
-def _forwarded(error: InferenceServerException) -> ForwardedError:
-    """Errors of the ensemble come without a status, those of the connection with one."""
-    status = error.status()
-    return ForwardedError(status.removeprefix("StatusCode.") if status else status_code(error.message()),
-                          error.message())
+def _only_response(call: grpc.Call) -> service_pb2.ModelStreamInferResponse:
+    try:
+        response, = call
+    except grpc.RpcError as error:
+        raise ForwardedError(error.code().name, error.details()) from None
+    return response
