@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 
 from engines.onnxruntime.session import ENGINE_FILE
+from engines.tensorrt.record import RECORD_FILE, EngineRecord
 from qwen3vl.config import ModelConfig
 from qwen3vl.errors import ArtifactError
 
@@ -23,18 +24,22 @@ def check_engines(engine_dir: Path, config: ModelConfig) -> None:
             ("vision_encoder", "visual_rows", hidden, "text_config.hidden_size"),
             ("decoder", "visual_rows", hidden, "text_config.hidden_size"),
             ("decoder", "logits", config.text.vocab_size, "text_config.vocab_size")):
-        path = engine_dir / engine / ENGINE_FILE
-        tensors = last_sizes(path)
+        folder = engine_dir / engine
+        tensors = last_sizes(folder)
         if tensor not in tensors:
-            raise ArtifactError(f"{path} has no tensor {tensor}, only {', '.join(sorted(tensors))}: run `qwen3vl "
-                                "build` again")
+            raise ArtifactError(f"{folder}: the engine has no tensor {tensor}, only {', '.join(sorted(tensors))}: run "
+                                "`qwen3vl build` again")
         if tensors[tensor] != size:
-            raise ArtifactError(f"{path}: the last dimension of {tensor} is {tensors[tensor]}, expected {size}, the "
-                                f"{meaning} in engine.json: run `qwen3vl build` again")
+            raise ArtifactError(f"{folder}: the engine's tensor {tensor} has {tensors[tensor]} as its last dimension, "
+                                f"expected {size}, the {meaning} in engine.json: run `qwen3vl build` again")
 
 
-def last_sizes(path: Path) -> dict[str, int | str]:
-    """Name of each input and output of an ONNX file -> its last dimension; a name where it is dynamic."""
+def last_sizes(folder: Path) -> dict[str, int | str]:
+    """Name of each input and output of an engine -> its last dimension; -1 or a name where it is dynamic."""
+    if (folder / RECORD_FILE).is_file():
+        record = EngineRecord.load(folder)
+        return {name: info.shape[-1] for name, info in {**record.inputs, **record.outputs}.items() if info.shape}
+    path = folder / ENGINE_FILE
     try:
         graph = onnx.load(path, load_external_data=False).graph
     except FileNotFoundError:

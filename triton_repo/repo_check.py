@@ -10,6 +10,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig as TritonConfig
 
 from engines.description import EngineDescription
 from engines.onnxruntime.session import ENGINE_FILE
+from engines.tensorrt import record as tensorrt_record
 from qwen3vl.config import ModelConfig
 from qwen3vl.errors import ArtifactError, CheckpointError
 from triton_repo.build_paths import BuildPaths
@@ -105,7 +106,9 @@ def _check_build(build: BuildPaths, configs: dict[str, TritonConfig]) -> Iterato
         if not (build.processor / file).is_file():
             yield Problem("preprocess", str(build.processor / file), "the file is missing: run `qwen3vl export` again")
     for model in ("vision_encoder", "decoder"):
-        engine = build.engines / model / ENGINE_FILE
+        folder = build.engines / model
+        engine = folder / (tensorrt_record.ENGINE_FILE if (folder / tensorrt_record.RECORD_FILE).is_file()
+                           else ENGINE_FILE)
         if not engine.is_file():
             yield Problem(model, str(engine), "the engine is missing: run `qwen3vl build`")
     try:

@@ -32,6 +32,9 @@ UNLOAD_SECONDS = 10
 # tritonserver waits without end for clients that keep a stream open, when nothing is left to serve them.
 GONE_SECONDS = 3
 POLL_SECONDS = 0.1
+# A private folder is named by this, the process that made it, and something random.
+RUNTIME_PREFIX = "qwen3vl-serve-"
+SHARED_MEMORY = Path("/dev/shm")
 
 
 class ServerFailed(Qwen3VLError):
@@ -89,18 +92,18 @@ class TritonServer:
                  log: Path | None = None) -> None:
         repository = BuildPaths(build.absolute()).repository
         require_sound(repository)
-        self._runtime = Path(tempfile.mkdtemp(prefix="qwen3vl-serve-"))
+        _remove_leftovers()
+        self._runtime = Path(tempfile.mkdtemp(prefix=f"{RUNTIME_PREFIX}{os.getpid()}-"))
         try:
             binary = find_server(server, self._runtime)
             self.endpoints = (endpoints or Endpoints()).chosen()
             self.log = ServerLog(log or self._runtime / "tritonserver.log")
-            self._shared_memory = f"{self._runtime.name}-"
             arguments = [str(binary.path), *binary.arguments, *self._arguments(repository)]
             environment = {**os.environ, **binary.environment,
                            URL_VARIABLE: f"{self.endpoints.local_host}:{self.endpoints.grpc}"}
             self._process = self._start(arguments, environment)
         except BaseException:
-            shutil.rmtree(self._runtime, ignore_errors=True)
+            _remove_runtime(self._runtime)
             raise
 
     def __enter__(self) -> TritonServer:
@@ -162,9 +165,7 @@ class TritonServer:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        for file in Path("/dev/shm").glob(f"{self._shared_memory}*"):
-            file.unlink(missing_ok=True)
-        shutil.rmtree(self._runtime, ignore_errors=True)
+        _remove_runtime(self._runtime)
 
     def _arguments(self, repository: Path) -> list[str]:
         at, host = self.endpoints, self.endpoints.host
@@ -172,7 +173,7 @@ class TritonServer:
             f"--model-repository={repository}", "--model-control-mode=none", "--disable-auto-complete-config",
             f"--http-address={host}", f"--http-port={at.http}", f"--grpc-address={host}", f"--grpc-port={at.grpc}",
             f"--metrics-address={host}", f"--metrics-port={at.metrics}", f"--exit-timeout-secs={EXIT_SECONDS}",
-            f"--backend-config=python,shm-region-prefix-name={self._shared_memory}"]
+            f"--backend-config=python,shm-region-prefix-name={self._runtime.name}-"]
 
     def _start(self, arguments: list[str], environment: dict[str, str]) -> subprocess.Popen:
         launcher = [sys.executable, die_with_parent.__file__, str(os.getpid())]
@@ -189,6 +190,21 @@ class TritonServer:
                 return response.status == 200 and self._process.poll() is None
         except (urllib.error.URLError, OSError):
             return False
+
+
+def _remove_runtime(folder: Path) -> None:
+    """Remove a server's private folder, and the shared memory that is named after it."""
+    for file in SHARED_MEMORY.glob(f"{folder.name}-*"):
+        file.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_leftovers() -> None:
+    """Remove what processes left that were killed before they could."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{RUNTIME_PREFIX}*-*"):
+        owner = folder.name.removeprefix(RUNTIME_PREFIX).partition("-")[0]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            _remove_runtime(folder)
 
 
 def _has_dead_child(pid: int) -> bool:

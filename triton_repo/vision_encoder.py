@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engines.vision_encoder import vision_encoder
+from qwen3vl.errors import Overloaded
 from triton_repo.build_paths import BuildPaths
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class VisionService:
 
     def __init__(self, build: BuildPaths, threads: int) -> None:
         self._encoder = vision_encoder(build.engines, threads or None)
+        self._limit = build.limits().queue
         self.images = 0
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._loop, name="vision", daemon=True)
@@ -63,12 +65,16 @@ class VisionService:
 
         Raises:
             InvalidRequest: patches and grids do not fit each other or the model.
+            Overloaded: as many requests with images as the limit `queue` allows are waiting.
         """
         self._encoder.validate(patches, grids)
         if len(grids) == 0:
             on_rows(self._encoder.encode(patches, grids))
-        else:
-            self._jobs.put(_Job(patches, grids, on_rows))
+            return
+        if (waiting := self._jobs.qsize()) >= self._limit:
+            raise Overloaded(f"{waiting} requests with images are waiting, as many as the limit (queue) allows: try "
+                             "again later")
+        self._jobs.put(_Job(patches, grids, on_rows))
 
     def close(self) -> None:
         """Finish what has been submitted, then stop."""

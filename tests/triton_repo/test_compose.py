@@ -15,6 +15,7 @@ import onnx
 import pytest
 
 from client.cli import main
+from engines.tensorrt.record import EngineRecord, TensorInfo
 from qwen3vl.config import ModelConfig
 from qwen3vl.errors import ArtifactError
 from qwen3vl.limits import Limits
@@ -136,7 +137,7 @@ def test_engine_of_another_model_is_named(build: Path) -> None:
     rows = next(value for value in model.graph.output if value.name == "visual_rows")
     rows.type.tensor_type.shape.dim[-1].dim_value = 65
     onnx.save(model, path)
-    with pytest.raises(ArtifactError, match="last dimension of visual_rows is 65, expected 64"):
+    with pytest.raises(ArtifactError, match="tensor visual_rows has 65 as its last dimension, expected 64"):
         compose(build)
 
 
@@ -172,3 +173,26 @@ def test_command_line(build: Path, capsys: pytest.CaptureFixture) -> None:
     assert "limits.json does not exist" in capsys.readouterr().err
     assert main(["compose", str(build / "nowhere")]) == 1
     assert "error: " in capsys.readouterr().err
+
+
+def test_tensorrt_engine_is_checked_by_its_record(build: Path) -> None:
+    config = ModelConfig.from_checkpoint(build / "processor")
+    folder = build / "engines/vision_encoder"
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "engine.plan").write_bytes(b"")
+
+    def record(hidden: int) -> None:
+        EngineRecord("tensorrt", "10.13", "fp16", ("8.9",), (), (),
+                     {"patches": TensorInfo("uint8", (-1, -1, config.vision.patch_dim))},
+                     {"visual_rows": TensorInfo("float32", (-1, hidden))}).save(folder)
+
+    record(config.text.hidden_size)
+    compose(build)
+    assert check_repository(build / "triton_repo") == []
+    (folder / "engine.plan").unlink()
+    found, = check_repository(build / "triton_repo")
+    assert "engine.plan: the engine is missing" in str(found)
+    record(65)
+    with pytest.raises(ArtifactError, match="tensor visual_rows has 65"):
+        compose(build)

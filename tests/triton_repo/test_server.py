@@ -112,6 +112,10 @@ def test_killed_command_takes_the_server_with_it(small_build: Path) -> None:
     serve = ServeCommand(small_build)
     assert serve.end(signal.SIGKILL)[0] == -signal.SIGKILL
     wait_until(lambda: processes(small_build) == {})
+    left = {name for name in leftovers() if name.startswith(f"qwen3vl-serve-{serve.process.pid}-")}
+    assert left, "a killed process cannot clean up"
+    with TritonServer(small_build, endpoints=FREE_PORTS):
+        assert not left & leftovers()
 
 
 def test_command_ends_when_a_model_process_dies(small_build: Path, no_leftovers) -> None:

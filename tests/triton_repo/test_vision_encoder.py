@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from engines.onnxruntime.vision_encoder import VisionEncoder
-from qwen3vl.errors import InvalidRequest
+from qwen3vl.errors import InvalidRequest, Overloaded
 from tests.support.pictures import gif, png
+from tests.support.server import LIMITS
 from triton_repo.build_paths import BuildPaths
 from triton_repo.preprocess import Preprocessor
 from triton_repo.vision_encoder import VisionService
@@ -74,25 +75,47 @@ def test_engine_is_loaded_with_the_first_image(service: VisionService, prepare) 
     assert service.loaded
 
 
+class Gate:
+    """Holds the encoder up until it is opened, and notes the sizes of the groups it encodes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.groups: list[int] = []
+        self.busy, self.open = threading.Event(), threading.Event()
+        encode_batch = VisionEncoder.encode_batch
+
+        def gated(encoder, requests):
+            self.groups.append(len(requests))
+            self.busy.set()
+            assert self.open.wait(SECONDS)
+            return encode_batch(encoder, requests)
+
+        monkeypatch.setattr(VisionEncoder, "encode_batch", gated)
+
+
 def test_requests_that_gather_are_one_group(service: VisionService, prepare, monkeypatch) -> None:
-    groups, answers, busy, go_on = [], queue.Queue(), threading.Event(), threading.Event()
-    encode_batch = VisionEncoder.encode_batch
-
-    def recorded(self, requests):
-        groups.append(len(requests))
-        busy.set()
-        assert go_on.wait(SECONDS)
-        return encode_batch(self, requests)
-
-    monkeypatch.setattr(VisionEncoder, "encode_batch", recorded)
+    gate, answers = Gate(monkeypatch), queue.Queue()
     service.submit(*prepare([png(1)]), answers.put)
-    assert busy.wait(SECONDS)
+    assert gate.busy.wait(SECONDS)
     for seed in range(2, 6):
         service.submit(*prepare([png(seed)]), answers.put)
-    go_on.set()
+    gate.open.set()
     for _ in range(5):
         assert isinstance(answers.get(timeout=SECONDS), np.ndarray)
-    assert groups == [1, 4]
+    assert gate.groups == [1, 4]
+
+
+def test_full_queue_is_refused_but_not_for_text(service: VisionService, prepare, monkeypatch) -> None:
+    gate, answers, request = Gate(monkeypatch), queue.Queue(), prepare([png(1, 32, 32)])
+    service.submit(*request, answers.put)
+    assert gate.busy.wait(SECONDS)
+    for _ in range(LIMITS["queue"]):
+        service.submit(*request, answers.put)
+    with pytest.raises(Overloaded, match="requests with images are waiting"):
+        service.submit(*request, answers.put)
+    gate.open.set()
+    service.submit(*prepare([]), answers.put)
+    for _ in range(LIMITS["queue"] + 2):
+        assert isinstance(answers.get(timeout=SECONDS), np.ndarray)
 
 
 def test_wrong_patches_are_refused_before_they_are_queued(service: VisionService, prepare) -> None:
