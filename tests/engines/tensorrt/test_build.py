@@ -27,6 +27,7 @@ from tests.support.processor_folder import add_processor_files
 
 # What the report calls the element types.
 NAMES = {"fp32": "Float", "fp16": "Half", "bf16": "BFloat16"}
+BUNDLED = Path(__file__).parents[3] / "models/tiny-shapes"
 PRECISION = pytest.mark.parametrize("precision", NAMES)
 
 
@@ -162,3 +163,11 @@ def test_a_missing_or_old_library_says_what_to_install(monkeypatch: pytest.Monke
 def test_one_process_builds_with_one_flavour(rtx_builds: dict[str, Path]):
     with pytest.raises(ArtifactError, match="build for tensorrt in a new one"):
         use_polygraphy("tensorrt")
+
+
+def test_the_bundled_model_builds_with_fused_attention(tmp_path: Path):
+    export(BUNDLED, tmp_path, "fp16")
+    build_engines(tmp_path, "tensorrt", ["vision_encoder"], OPTIONS)
+    record, depth = record_of(tmp_path), ModelConfig.from_checkpoint(BUNDLED).vision.depth
+    fused = result_types(report_of(tmp_path), "_gemm_mha")
+    assert fused == [{"Half"}] * depth * len(record.profiles)
