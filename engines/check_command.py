@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     build = BuildFolder(args.build)
-    engines = {name: build.sha256_of(f"engines/{name}") for name in ("vision_encoder", "decoder")}
+    engines = {name: build.identity_of(f"engines/{name}") for name in ("vision_encoder", "decoder")}
     checkpoint = args.checkpoint or Path(build.manifest["source"]["path"])
     with Checkpoint.open(checkpoint) as opened:
         if (found := opened.fingerprint()) != build.manifest["source"]["fingerprint"]:

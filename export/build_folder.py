@@ -92,8 +92,10 @@ class BuildFolder:
         entry = self.manifest["artifacts"].get(relative)
         return bool(entry) and entry["key"] == _digest(key) and _state(self.path / relative) == entry["state"]
 
-    def sha256_of(self, relative: str) -> str:
-        """The recorded hash of an artifact, for use in the keys of what is made from it.
+    def identity_of(self, relative: str) -> str:
+        """A hash of an artifact's content and of what it was made from, for the keys of what is made from it.
+
+        The content alone does not do: a graph's file stays the same when only the weights beside it change.
 
         Raises:
             ArtifactError: the artifact has not been made.
@@ -102,7 +104,7 @@ class BuildFolder:
         if entry is None or not (self.path / relative).exists():
             raise ArtifactError(f"{self.path / relative} has not been made: run "
                                 f"`qwen3vl export CHECKPOINT -o {self.path}`")
-        return entry["sha256"]
+        return _digest({"content": entry["sha256"], "key": entry["key"]})
 
     def save(self) -> None:
         """Write the manifest, whole or not at all."""

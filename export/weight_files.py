@@ -45,7 +45,7 @@ def write_model(build: BuildFolder, relative: str, model: ir.Model, builder: Gra
     for name, group in builder.weights.items():
         _refer_to_file(group, (build.path / relative).parent, f"{Path(folder).name}/{name}.bin")
     graph = hashlib.sha256(ir.to_proto(model).SerializeToString(deterministic=True)).hexdigest()
-    graph_key = {"graph": graph, "weights": {name: build.sha256_of(path) for name, path in paths.items()}}
+    graph_key = {"graph": graph, "weights": {name: build.identity_of(path) for name, path in paths.items()}}
     return build.artifact(relative, graph_key, lambda target: ir.save(model, target)) or bool(missing)
 
 

@@ -33,7 +33,7 @@ def build_engine(build: BuildFolder, name: str) -> bool:
         ArtifactError: the graph is missing or ONNX Runtime refuses it.
     """
     source = build.path / "onnx" / f"{name}.onnx"
-    key = {"graph": build.sha256_of(f"onnx/{name}.onnx"), "onnxruntime": onnxruntime.__version__, "recipe": RECIPE}
+    key = {"graph": build.identity_of(f"onnx/{name}.onnx"), "onnxruntime": onnxruntime.__version__, "recipe": RECIPE}
 
     def produce(folder: Path) -> None:
         started = time.monotonic()

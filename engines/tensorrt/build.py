@@ -75,7 +75,7 @@ def build_vision_engine(build: BuildFolder, options: TensorRTOptions) -> bool:
     pixels = options.max_image_pixels or _largest_image(build.path / "processor")
     profiles = derive_profiles(config.vision, pixels, options.max_frames)
     capabilities = _target_capabilities(trt, options)
-    key = {"graph": build.sha256_of(f"onnx/{GRAPH}.onnx"), "flavour": options.flavour, "version": trt.__version__,
+    key = {"graph": build.identity_of(f"onnx/{GRAPH}.onnx"), "flavour": options.flavour, "version": trt.__version__,
            "compute_capabilities": list(capabilities), "recipe": RECIPE,
            "profiles": [profile.shapes(config.vision) for profile in profiles]}
     cache = _timing_cache(build.path, trt, options.flavour, capabilities)

@@ -62,6 +62,13 @@ def test_another_checkpoint_fails_the_check(random_build: Path, tmp_path: Path):
     assert passed == []
 
 
+def test_engines_follow_a_checkpoint_whose_weights_alone_change(tmp_path: Path):
+    build = tmp_path / "build"
+    build_of(add_processor_files(make_checkpoint(tmp_path / "first", seed=1)), build)
+    second = add_processor_files(make_checkpoint(tmp_path / "second", seed=2))
+    assert check(build_of(second, build), second, "fp32")["passed"]
+
+
 def test_a_model_that_ignores_deepstack_fails_only_the_canary(tmp_path: Path):
     checkpoint = add_processor_files(make_checkpoint(tmp_path / "checkpoint"))
     weights = load_file(checkpoint / "model.safetensors")

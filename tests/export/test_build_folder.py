@@ -29,7 +29,7 @@ def test_unchanged_work_is_not_repeated(build: BuildFolder):
     with again.locked():
         assert not again.artifact("a/one.txt", {"v": 1}, write("never"))
     assert (build.path / "a/one.txt").read_text() == "one"
-    assert again.sha256_of("a/one.txt") == sha256(build.path / "a/one.txt")
+    assert again.manifest["artifacts"]["a/one.txt"]["sha256"] == sha256(build.path / "a/one.txt")
 
 
 @pytest.mark.parametrize("spoil", [
@@ -92,6 +92,15 @@ def test_a_manifest_that_cannot_be_used_says_so(build: BuildFolder, content: str
         BuildFolder(build.path)
 
 
+def test_the_identity_changes_with_the_content_and_with_what_it_was_made_from(build: BuildFolder):
+    identities = set()
+    with build.locked():
+        for key, text in (({"v": 1}, "one"), ({"v": 2}, "one"), ({"v": 3}, "three")):
+            build.artifact("a/one.txt", key, write(text))
+            identities.add(build.identity_of("a/one.txt"))
+    assert len(identities) == 3
+
+
 def test_what_was_never_made_says_what_to_run(build: BuildFolder):
     with pytest.raises(ArtifactError, match="qwen3vl export"):
-        build.sha256_of("onnx/decoder.onnx")
+        build.identity_of("onnx/decoder.onnx")
