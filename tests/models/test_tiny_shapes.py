@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from random import Random
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from models.tiny_shapes_training import media_mix
 from models.tiny_shapes_training.batches import TrainingBatches
-from models.tiny_shapes_training.evaluate import answer, questions
+from models.tiny_shapes_training.evaluate import answer, questions, without_deepstack
 from models.tiny_shapes_training.examples import IGNORED, SEQUENCE_LENGTH, example
 from qwen3vl.processor import Processor
 from qwen3vl.tokenizer import Tokenizer
@@ -66,6 +67,25 @@ def test_answers_in_a_batch_are_those_given_alone(processor: Processor, model: T
     for outcome in answer(model, processor, questions(processor, seed=2, count=6)):
         alone = model.generate(outcome.question.inputs, 160, processor.tokenizer.eos_token_ids)
         assert processor.tokenizer.decode(alone) == outcome.answer
+
+
+def test_held_out_questions_are_answered_and_need_deepstack(processor: Processor, model: TorchModel) -> None:
+    asked = questions(processor, seed=3, count=60)
+    right, without = (sum(outcome.right for outcome in answer(model, processor, asked, change))
+                      for change in (lambda rows: rows, without_deepstack(model.config.rows_per_token)))
+    assert right >= 54  # 96 % of 2000 were right
+    assert without <= 30  # the text-only questions need no rows
+
+
+def test_sample_questions_get_the_recorded_answers(processor: Processor, model: TorchModel) -> None:
+    folder = FOLDER / "samples"
+    for sample in json.loads((folder / "samples.json").read_text()):
+        files = [(folder / name).read_bytes() for name in sample["files"]]
+        kind = "video" if sample["files"][0].endswith(".gif") else "image"
+        content = [{"type": kind}] * len(files) + [{"type": "text", "text": sample["question"]}]
+        inputs = processor(messages=[{"role": "user", "content": content}], **{f"{kind}s": files})
+        tokens = model.generate(inputs, 80, processor.tokenizer.eos_token_ids)
+        assert processor.tokenizer.decode(tokens) == sample["answer"], sample
 
 
 def test_training_batches_repeat_and_fit(processor: Processor) -> None:
