@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Mapping
 
 import numpy as np
@@ -89,12 +90,16 @@ class Metrics:
                                  strict=True))
         self._counters = set(counters)
         self._values = dict.fromkeys(self._metrics, 0)
+        # Two threads that change a metric at once crash the server: it is no safe object, and lets Python go on.
+        self._lock = threading.Lock()
 
     def update(self, values: Mapping[str, int]) -> None:
-        """Set gauges to these values, and counters, which must not fall."""
-        for name, value in values.items():
-            change = value - self._values[name]
-            if change:
+        """Set gauges to these values, and counters where they have grown; may be called from any thread."""
+        with self._lock:
+            for name, value in values.items():
+                change = value - self._values[name]
+                if change == 0 or (change < 0 and name in self._counters):
+                    continue
                 metric = self._metrics[name]
                 metric.increment(change) if name in self._counters else metric.set(value)
                 self._values[name] = value

@@ -18,6 +18,7 @@ from export.exporter import export
 from tests.support.talking_checkpoint import make_talking_checkpoint
 from triton_repo.compose import compose
 from triton_repo.repository import Options
+from triton_repo.serve_command import LOG_FILE
 from triton_repo.server import Endpoints, TritonServer
 
 READY_SECONDS = 120
@@ -39,7 +40,7 @@ class LiveServer:
 
     def __init__(self, build: Path) -> None:
         self.build = build
-        self.process = TritonServer(build, endpoints=Endpoints(http=0, grpc=0, metrics=0))
+        self.process = TritonServer(build, endpoints=Endpoints(http=0, grpc=0, metrics=0), log=build / LOG_FILE)
         at = self.process.endpoints
         self.grpc_url, self.http_url = f"{at.host}:{at.grpc}", f"{at.host}:{at.http}"
         self.metrics_url = f"{at.host}:{at.metrics}"

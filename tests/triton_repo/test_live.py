@@ -127,8 +127,8 @@ def test_concurrent_mixed_requests_get_the_answers_they_get_alone(live_server: L
 
     alone = [ask(i) for i in range(32)]
     with ThreadPoolExecutor(32) as pool:
-        together = list(pool.map(ask, range(32)))
-    assert together == alone
+        for _ in range(4):
+            assert list(pool.map(ask, range(32))) == alone
     assert len({answer.text for answer in alone}) == 32
 
 
