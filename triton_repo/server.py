@@ -164,6 +164,12 @@ class TritonServer:
         """End the server and its model processes at once and remove what they left."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            # The models' processes are not ours to wait for, so look until they are gone.
+            deadline = time.monotonic() + GONE_SECONDS
+            while time.monotonic() < deadline:
+                os.killpg(self._process.pid, 0)
+                time.sleep(POLL_SECONDS)
         self._process.wait()
         _remove_runtime(self._runtime)
 
