@@ -37,7 +37,7 @@ def _bars(axes, groups: list[str], series: dict[str, list[float]], title: str, u
     for index, (name, values) in enumerate(series.items()):
         places = [place + (index - (len(series) - 1) / 2) * width for place in range(len(groups))]
         bars = axes.bar(places, values, width, label=name, color=COLOURS[name])
-        axes.bar_label(bars, fmt="%.3g", fontsize=7, padding=1)
+        axes.bar_label(bars, [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values], fontsize=7)
     axes.set(title=title, ylabel=unit, xlabel=label, xticks=range(len(groups)), xticklabels=groups)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
