@@ -67,7 +67,10 @@ def processes(build: Path) -> dict[int, str]:
 
 
 def leftovers() -> set[str]:
-    return {file.name for folder in (Path("/dev/shm"), Path("/tmp")) for file in folder.glob("qwen3vl-serve-*")}
+    """Folders and shared memory of servers whose process is this one or has ended; others may be serving beside us."""
+    names = {file.name for folder in (Path("/dev/shm"), Path("/tmp")) for file in folder.glob("qwen3vl-serve-*")}
+    owners = {name: name.split("-")[2] for name in names}
+    return {name for name, owner in owners.items() if owner == str(os.getpid()) or not Path(f"/proc/{owner}").exists()}
 
 
 @pytest.fixture
