@@ -100,7 +100,7 @@ def plan_video(data: bytes, settings: VideoSettings, limits: Limits) -> VideoPla
         InvalidRequest: not a readable animation or image, broken, or beyond a limit.
     """
     file = open_image(data, limits.image_pixels)
-    count = getattr(file, "n_frames", 1)
+    count = _frame_count(file)
     _check_limits(file, count, limits)
     # An animated PNG may hold a still picture for viewers that cannot play it: not part of the animation.
     first = 1 if getattr(file, "default_image", False) and count > 1 else 0
@@ -178,6 +178,14 @@ def resized_size(frames: int, height: int, width: int, settings: VideoSettings) 
         grow = math.sqrt(image.min_pixels / (frames * height * width))
         return math.ceil(height * grow / factor) * factor, math.ceil(width * grow / factor) * factor
     return rows, columns
+
+
+def _frame_count(file: Image.Image) -> int:
+    """Counting reads through the whole file, so it may find it broken."""
+    try:
+        return getattr(file, "n_frames", 1)
+    except Exception as error:  # as in `_seek`
+        raise InvalidRequest(f"the {file.format} video is broken: {error}") from None
 
 
 def _check_limits(file: Image.Image, count: int, limits: Limits) -> None:

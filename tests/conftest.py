@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from engines.builder import build_engines
 from export.exporter import export
 from tests.support.checkpoints import make_checkpoint
 from tests.support.processor_folder import add_processor_files
 from tests.support.server import live_build, live_server  # noqa: F401  (fixtures)
+
+# CI tries the same examples each time, so that a commit either passes or does not; other runs look for new ones.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session")
