@@ -20,7 +20,8 @@ def several_turn(rng: Random, scenes: Sequence[Scene]) -> Turn | None:
 
 
 def _more(rng: Random, scenes: Sequence[Scene]) -> Turn | None:
-    kind = rng.choice((None, *{shape.kind for scene in scenes for shape in scene.shapes if shape.kind}))
+    # Not a set: its order differs from process to process.
+    kind = rng.choice((None, *dict.fromkeys(shape.kind for scene in scenes for shape in scene.shapes)))
     counts = [scene.count(kind=kind) for scene in scenes]
     most = rng.random() < 0.7
     best = max(counts) if most else min(counts)

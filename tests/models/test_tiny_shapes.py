@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from random import Random
 
@@ -86,6 +89,16 @@ def test_sample_questions_get_the_recorded_answers(processor: Processor, model: 
         inputs = processor(messages=[{"role": "user", "content": content}], **{f"{kind}s": files})
         tokens = model.generate(inputs, 80, processor.tokenizer.eos_token_ids)
         assert processor.tokenizer.decode(tokens) == sample["answer"], sample
+
+
+def test_training_gives_the_same_checkpoint_in_every_process(tmp_path: Path) -> None:
+    """Whatever the process's order of sets, which Python draws anew each time."""
+    command = [sys.executable, "-m", "models.tiny_shapes_training.train", "--device", "cpu", "--steps", "3",
+               "--batch", "8", "--uses", "2", "--workers", "0", "--report", "1", "--output"]
+    for name, hash_seed in (("one", "1"), ("two", "2")):
+        subprocess.run([*command, str(tmp_path / name)], env={**os.environ, "PYTHONHASHSEED": hash_seed}, check=True)
+    for file in ("tokenizer.json", "model.safetensors"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
 
 
 def test_training_batches_repeat_and_fit(processor: Processor) -> None:
