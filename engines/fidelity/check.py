@@ -52,14 +52,15 @@ class Check:
     def __init__(self, build: Path, checkpoint: Path, precision: str):
         limits = Limits(prompt_tokens=4096, total_tokens=4096 + 2 * GREEDY_TOKENS)
         self._tolerance = TOLERANCE[precision]
-        self._cases = make_cases(Processor.from_checkpoint(build / "processor", limits))
+        processor = Processor.from_checkpoint(build / "processor", limits)
+        self._cases = make_cases(processor)
         self._reference = Reference(checkpoint)
         self._vision = vision_encoder(build / "engines")
         self._capacity = max(len(case.inputs.token_ids) for case in self._cases)
         self._decoder = Decoder(build / "engines", slots=1, capacity=self._capacity)
         self._batcher = Batcher(build / "engines", limits, slots=2)
         self._rows_per_token = self._vision.config.rows_per_token
-        self._eos = set(Processor.from_checkpoint(build / "processor").tokenizer.eos_token_ids)
+        self._eos = set(processor.tokenizer.eos_token_ids)
 
     def run(self) -> Iterator[Result]:
         """Every comparison, as it is made."""

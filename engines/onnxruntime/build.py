@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import onnx_ir as ir
@@ -13,7 +11,8 @@ import onnxruntime
 
 from engines.onnxruntime.rewrite import use_flash_attention
 from engines.onnxruntime.session import ENGINE_FILE, load_session, session_options
-from export.build_folder import TEMPORARY, BuildFolder
+from engines.rewritten_graph import saved_beside
+from export.build_folder import BuildFolder
 
 WEIGHTS_FILE = "weights.bin"
 # Goes up when engines of the same graph come out differently.
@@ -45,22 +44,11 @@ def build_engine(build: BuildFolder, name: str) -> bool:
         options.optimized_model_filepath = str(folder / ENGINE_FILE)
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS_FILE)
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "4096")
-        with _rewritten(source) as graph:
+        model = ir.load(source)
+        use_flash_attention(model)
+        with saved_beside(source, model) as graph:
             load_session(graph, options)
         load_session(folder / ENGINE_FILE, session_options())
         print(f"{time.monotonic() - started:.1f} s", file=sys.stderr)
 
     return build.artifact(f"engines/{name}", key, produce)
-
-
-@contextmanager
-def _rewritten(source: Path) -> Iterator[Path]:
-    """The graph with ONNX Runtime's own operators, beside its source: weights are only found in the same folder."""
-    model = ir.load(source)
-    use_flash_attention(model)
-    graph = source.with_name(f"{TEMPORARY}{source.name}")
-    try:
-        ir.save(model, graph)
-        yield graph
-    finally:
-        graph.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from engines.rewritten_graph import saved_beside
 from engines.tensorrt.cuda import Gpu
 from engines.tensorrt.flavour import FLAVOURS, RTX, load_tensorrt, use_polygraphy
 from engines.tensorrt.messages import activation_bytes, layer_report, message_log
@@ -20,7 +21,7 @@ from engines.tensorrt.profiles import MAX_FRAMES, Profile, derive_profiles, prof
 from engines.tensorrt.progress import progress_monitor
 from engines.tensorrt.record import ENGINE_FILE, LAYERS_FILE, EngineRecord, TensorInfo
 from engines.tensorrt.rewrite import use_basic_operators
-from export.build_folder import TEMPORARY, BuildFolder
+from export.build_folder import BuildFolder
 from export.exporter import PRECISIONS
 from qwen3vl.config import ModelConfig, VisionConfig
 from qwen3vl.errors import ArtifactError
@@ -183,13 +184,8 @@ def _suitable_graph(trt, graph: Path, precision: str) -> Iterator[Path]:
         return
     model = ir.load(graph)
     use_basic_operators(model, PRECISIONS[precision])
-    # Beside the original: weights are only found in the same folder.
-    rewritten = graph.with_name(f"{TEMPORARY}{graph.name}")
-    try:
-        ir.save(model, rewritten)
+    with saved_beside(graph, model) as rewritten:
         yield rewritten
-    finally:
-        rewritten.unlink(missing_ok=True)
 
 
 def _network_tensors(network) -> tuple[list, list]:
