@@ -71,7 +71,8 @@ class TrainingStep:
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         self._optimizer.zero_grad(set_to_none=True)
-        with torch.cuda.graph(graph):
+        # Meanwhile the data loader's thread pins memory, which by default would spoil the recording.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._run()
         self.loss.zero_()
         return graph
