@@ -1,0 +1,1 @@
+"""The decoder on TensorRT-LLM: building its engine and running it."""
