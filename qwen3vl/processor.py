@@ -12,18 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from qwen3vl.chat import ChatTemplate
 from qwen3vl.config import ModelConfig
 from qwen3vl.data_urls import data_url_bytes, is_data_url
 from qwen3vl.errors import CheckpointError, InvalidRequest
-from qwen3vl.images import ImageSettings, Patches, image_grid, image_patches, open_image, to_rgb
 from qwen3vl.limits import Limits
 from qwen3vl.messages import check_text, parse_messages
 from qwen3vl.positions import mrope_positions
 from qwen3vl.tokenizer import Segment, Tokenizer
-from qwen3vl.videos import VideoPlan, VideoSettings, decode_video, plan_video, video_patches
+from qwen3vl.visual_files import IMAGE, VIDEO, ImageFile, VideoFile, VisualSettings
 
 # A processor folder: these files of a checkpoint. Not all exist in every one: the chat template is in one of the last
 # three, and `transformers` 5 puts the preprocessors' settings in one file.
@@ -33,15 +31,43 @@ PROCESSOR_FILES = ("config.json", "generation_config.json", "tokenizer.json", "p
 
 
 @dataclass(frozen=True)
-class ModelInputs:
-    """One request, prepared. Images and videos are in order of their appearance in the prompt.
+class VisualFile:
+    """An image or video of a request.
+
+    Attributes:
+        name: its place among the request's, for error messages: "images[0]".
+        file: the file itself, opened.
+    """
+
+    name: str
+    file: ImageFile | VideoFile
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One request but for its pixels. Images and videos are in order of their appearance in the prompt.
 
     Attributes:
         token_ids: int32 [S]; visual token i of the request has the id vocab_size + rows_per_token * i.
         position_ids: int32 [3, S], temporal, row and column.
         rope_delta: position of the first generated token minus S.
+        grids: int32 [n, 3], (t, h, w) in patches of each image and video.
+        files: these.
+    """
+
+    token_ids: np.ndarray
+    position_ids: np.ndarray
+    rope_delta: int
+    grids: np.ndarray
+    files: tuple[VisualFile, ...]
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """One request, prepared: the first three and `grids` as in `Prompt`.
+
+    Attributes:
         patches: uint8 [P, patch_dim], all images and videos one after the other.
-        grids: int32 [n, 3], (t, h, w) of each in patches.
     """
 
     token_ids: np.ndarray
@@ -54,14 +80,13 @@ class ModelInputs:
 class Processor:
     """Prepares requests for one model; safe to call from several threads."""
 
-    def __init__(self, config: ModelConfig, tokenizer: Tokenizer, template: ChatTemplate, images: ImageSettings,
-                 videos: VideoSettings, limits: Limits) -> None:
+    def __init__(self, config: ModelConfig, tokenizer: Tokenizer, template: ChatTemplate, visual: VisualSettings,
+                 limits: Limits) -> None:
         self.config = config
         self.tokenizer = tokenizer
         self.limits = limits
         self._template = template
-        self._images = images
-        self._videos = videos
+        self._visual = visual
         self._longest_token = max(map(len, tokenizer.token_bytes))
         self._check_settings()
 
@@ -74,12 +99,21 @@ class Processor:
         """
         tokenizer = Tokenizer.from_checkpoint(checkpoint)
         return cls(ModelConfig.from_checkpoint(checkpoint), tokenizer,
-                   ChatTemplate.from_checkpoint(checkpoint, tokenizer), ImageSettings.from_checkpoint(checkpoint),
-                   VideoSettings.from_checkpoint(checkpoint), limits or Limits())
+                   ChatTemplate.from_checkpoint(checkpoint, tokenizer), VisualSettings.from_checkpoint(checkpoint),
+                   limits or Limits())
 
     def __call__(self, messages: list | None = None, prompt: str | None = None, images: Sequence[bytes] = (),
                  videos: Sequence[bytes] = ()) -> ModelInputs:
-        """Prepare one request.
+        """Prepare one request, pixels included; arguments and errors as in `prompt`."""
+        prepared = self.prompt(messages, prompt, images, videos)
+        pixels = [self._pixels(file) for file in prepared.files]
+        none = np.empty((0, self.config.vision.patch_dim), dtype=np.uint8)
+        return ModelInputs(prepared.token_ids, prepared.position_ids, prepared.rope_delta,
+                           np.concatenate(pixels or [none]), prepared.grids)
+
+    def prompt(self, messages: list | None = None, prompt: str | None = None, images: Sequence[bytes] = (),
+               videos: Sequence[bytes] = ()) -> Prompt:
+        """Prepare one request but for its pixels: images are not decoded.
 
         Args:
             messages: chat messages (see `parse_messages`); the chat template turns them into the prompt.
@@ -101,11 +135,9 @@ class Processor:
 
         visual = np.isin(token_ids, (self.config.image_token_id, self.config.video_token_id))
         token_ids[visual] = self.config.text.vocab_size + self.config.rows_per_token * np.arange(np.sum(visual))
-        patches = [self._patches(file) for file in files]
-        grids = np.array([patch.grid for patch in patches], dtype=np.int32).reshape(-1, 3)
-        position_ids, rope_delta = mrope_positions(visual, grids, self._images.merge_size)
-        pixels = [patch.pixels for patch in patches] or [np.empty((0, self._images.patch_dim), dtype=np.uint8)]
-        return ModelInputs(token_ids, position_ids, rope_delta, np.concatenate(pixels), grids)
+        grids = np.array([visual_file.file.grid for visual_file in files], dtype=np.int32).reshape(-1, 3)
+        position_ids, rope_delta = mrope_positions(visual, grids, self.config.vision.spatial_merge_size)
+        return Prompt(token_ids, position_ids, rope_delta, grids, tuple(files))
 
     def _render(self, messages: list | None, prompt: str | None, images: Sequence[bytes],
                 videos: Sequence[bytes]) -> tuple[list[Segment], list[bytes], list[bytes]]:
@@ -134,26 +166,21 @@ class Processor:
             if len(files) > limit:
                 raise InvalidRequest(f"the request has {_count(len(files), name)}, the limit {name}s is {limit}")
 
-    def _open(self, segments: list[Segment], images: list[bytes], videos: list[bytes]) -> list[_File]:
+    def _open(self, segments: list[Segment], images: list[bytes], videos: list[bytes]) -> list[VisualFile]:
         """Open the files in order of appearance, checking their sizes."""
         next_image, next_video = enumerate(images), enumerate(videos)
         files = []
         for segment in segments:
             if segment == self.config.image_token_id:
-                files.append(self._open_image(*next(next_image)))
+                files.append(self._open_file(IMAGE, *next(next_image)))
             elif segment == self.config.video_token_id:
-                files.append(self._open_video(*next(next_video)))
+                files.append(self._open_file(VIDEO, *next(next_video)))
         return files
 
-    def _open_image(self, i: int, data: bytes) -> _File:
-        with _naming(f"images[{i}]"):
-            image = open_image(self._file_bytes(data), self.limits.image_pixels)
-            return _File(f"images[{i}]", image, image_grid(image.height, image.width, self._images))
-
-    def _open_video(self, i: int, data: bytes) -> _File:
-        with _naming(f"videos[{i}]"):
-            plan = plan_video(self._file_bytes(data), self._videos, self.limits)
-            return _File(f"videos[{i}]", plan, plan.grid)
+    def _open_file(self, kind: str, i: int, data: bytes) -> VisualFile:
+        name = f"{kind}s[{i}]"
+        with naming(name):
+            return VisualFile(name, self._visual.open(kind, self._file_bytes(data), self.limits))
 
     def _file_bytes(self, data: bytes) -> bytes:
         if not isinstance(data, bytes):
@@ -164,31 +191,26 @@ class Processor:
                                  "send a smaller or more compressed one")
         return data
 
-    def _expand(self, segments: list[Segment], files: list[_File]) -> Iterator[Segment]:
+    def _expand(self, segments: list[Segment], files: list[VisualFile]) -> Iterator[Segment]:
         """Replace the pad token of each file by as many as it has visual tokens, those of videos frame by frame with
         the time before each."""
         remaining = iter(files)
         for segment in segments:
             if segment == self.config.image_token_id:
-                yield from [segment] * self._frame_tokens(next(remaining))
+                yield from [segment] * next(remaining).file.tokens
             elif segment == self.config.video_token_id:
-                file = next(remaining)
-                for seconds in file.content.timestamps:
+                file = next(remaining).file
+                for seconds in file.timestamps:
                     yield f"<{seconds:.1f} seconds>"
                     yield self.config.vision_start_token_id
-                    yield from [segment] * self._frame_tokens(file)
+                    yield from [segment] * file.tokens
                     yield self.config.vision_end_token_id
             else:
                 yield segment
 
-    def _frame_tokens(self, file: _File) -> int:
-        return file.grid[1] * file.grid[2] // self._images.merge_size**2
-
-    def _patches(self, file: _File) -> Patches:
-        with _naming(file.name):
-            if isinstance(file.content, VideoPlan):
-                return video_patches(decode_video(file.content), self._videos)
-            return image_patches(to_rgb(file.content), self._images)
+    def _pixels(self, visual_file: VisualFile) -> np.ndarray:
+        with naming(visual_file.name):
+            return visual_file.file.patches().pixels
 
     def _check_length(self, tokens: int) -> None:
         if tokens > self.limits.prompt_tokens:
@@ -204,16 +226,7 @@ class Processor:
                                  f"prompt_tokens = {self.limits.prompt_tokens}: send less text")
 
     def _check_settings(self) -> None:
-        vision, images, videos = self.config.vision, self._images, self._videos.image
-        for name, expected in (("patch_size", vision.patch_size), ("temporal_patch_size", vision.temporal_patch_size),
-                               ("merge_size", vision.spatial_merge_size)):
-            for file, settings in (("preprocessor_config.json", images), ("video_preprocessor_config.json", videos)):
-                if getattr(settings, name) != expected:
-                    raise CheckpointError(f"{file}: {name} is {getattr(settings, name)}, expected {expected} as in "
-                                          "config.json's vision_config")
-        if (images.image_mean, images.image_std) != (videos.image_mean, videos.image_std):
-            raise CheckpointError("video_preprocessor_config.json: image_mean and image_std differ from those of "
-                                  "preprocessor_config.json, but the vision encoder normalises both alike")
+        self._visual.check_fit(self.config.vision)
         controls = set(self.tokenizer.special_tokens.values())
         for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
             if getattr(self.config, name) not in controls:
@@ -221,15 +234,8 @@ class Processor:
                                       "token of tokenizer.json")
 
 
-@dataclass(frozen=True)
-class _File:
-    name: str
-    content: Image.Image | VideoPlan
-    grid: tuple[int, int, int]
-
-
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
+def naming(name: str) -> Iterator[None]:
     """Say in an error which file of the request it is about."""
     try:
         yield
