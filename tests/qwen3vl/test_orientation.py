@@ -88,7 +88,7 @@ def test_other_text_behind_the_pixels_decodes_nothing() -> None:
     assert not has_late_orientation(data)
     image = open_image(data, 10**6)
     assert upright_size(image, data) == (HEIGHT, WIDTH)
-    with pytest.raises(ValueError, match="closed|already"):
+    with pytest.raises(ValueError, match=r"closed|already"):
         # Nothing has been read of it yet, so cutting the file off behind the header shows.
         image.fp.close()
         image.load()
