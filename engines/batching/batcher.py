@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from engines.batching.admission import require_room, require_valid, shutting_down
+from engines.batching.answer import Answer
 from engines.batching.request import BatcherStats, GenerationRequest, OnOutput, Ticket
 from engines.batching.sequence import Sequence
 from engines.onnxruntime.decoder import Decoder
-from qwen3vl.errors import InvalidRequest, Overloaded, Qwen3VLError
+from qwen3vl.errors import Qwen3VLError
 from qwen3vl.limits import Limits
 from qwen3vl.tokenizer import Tokenizer
 
@@ -62,15 +64,14 @@ class Batcher:
             InvalidRequest: the request does not fit the model or the limits.
             Overloaded: the queue is full.
         """
-        self._validate(request)
+        require_valid(request, self._config, self._limits)
         ticket = Ticket()
-        sequence = Sequence(request, on_output, ticket, self._token_bytes, self._config.text.vocab_size)
+        answer = Answer(request, on_output, ticket, self._token_bytes, self._eos_token_ids, self._decoder.capacity)
+        sequence = Sequence(answer, self._config.text.vocab_size)
         with self._changed:
             if self._closed:
-                raise Overloaded("the server is shutting down: ask another one")
-            if len(self._waiting) >= self._limits.queue:
-                raise Overloaded(f"{len(self._waiting)} requests are waiting, as many as the limit (queue) allows: "
-                                 "try again later")
+                raise shutting_down()
+            require_room(len(self._waiting), self._limits)
             self._waiting.append(sequence)
             self._changed.notify()
         return ticket
@@ -87,22 +88,6 @@ class Batcher:
             self._changed.notify()
         self._thread.join()
 
-    def _validate(self, request: GenerationRequest) -> None:
-        length, limit = len(request.token_ids), self._limits.prompt_tokens
-        if not 0 < length <= limit:
-            raise InvalidRequest(f"the prompt has {length} tokens, expected 1 to {limit} (limit prompt_tokens)")
-        if request.position_ids.shape != (3, length):
-            raise InvalidRequest(f"position_ids has shape {list(request.position_ids.shape)}, expected [3, {length}]")
-        hidden = self._config.text.hidden_size
-        if request.visual_rows.ndim != 2 or request.visual_rows.shape[1] != hidden:
-            raise InvalidRequest(f"visual_rows has shape {list(request.visual_rows.shape)}, expected [rows, {hidden}]")
-        ids, vocab_size, rows = request.token_ids, self._config.text.vocab_size, len(request.visual_rows)
-        # A visual id stands for all of its token's rows, so the last of them must be in the table too.
-        last_rows = ids[ids >= vocab_size] - vocab_size + self._config.rows_per_token
-        if ids.min() < 0 or (last_rows > rows).any():
-            raise InvalidRequest(f"token ids range from {ids.min()} to {ids.max()}, but there are {vocab_size} words "
-                                 f"and {rows} visual rows ({self._config.rows_per_token} for each visual token)")
-
     def _loop(self) -> None:
         while True:
             with self._changed:
@@ -117,7 +102,7 @@ class Batcher:
             except Exception as error:
                 log.exception("a decoder step failed")
                 self._fail_active(Qwen3VLError(f"the decoder failed: {error}"))
-        self._fail_active(Overloaded("the server is shutting down: ask another one"), queued=True)
+        self._fail_active(shutting_down(), queued=True)
 
     def _prefill(self) -> None:
         budget = self._prefill_tokens
@@ -136,8 +121,8 @@ class Batcher:
     def _prefill_chunk(self, sequence: Sequence, budget: int) -> np.ndarray:
         """Append up to `budget` prompt tokens. Returns the last one's logits [1, V], or [0, V] while there are more."""
         request, start = sequence.request, sequence.cached
-        end = min(start + budget, sequence.prompt_length)
-        last = np.array([end - start - 1] if end == sequence.prompt_length else [], np.int32)
+        end = min(start + budget, len(request.token_ids))
+        last = np.array([end - start - 1] if end == len(request.token_ids) else [], np.int32)
         logits = self._decoder.prefill(sequence.slot, request.token_ids[start:end], request.position_ids[:, start:end],
                                        request.visual_rows, start, last)
         sequence.cached = end
@@ -177,12 +162,12 @@ class Batcher:
             self._accept(sequence, row)
 
     def _accept(self, sequence: Sequence, logits: np.ndarray) -> None:
-        reason = sequence.accept(logits, self._eos_token_ids, self._decoder.capacity)
+        reason = sequence.accept(logits)
         self._count(generated_tokens=1)
         if reason:
             self._leave(sequence)
             self._count(finished=1)
-            sequence.finish(reason)
+            sequence.answer.finish(reason)
 
     def _leave(self, sequence: Sequence) -> None:
         """Free a running request's slot; the last running one moves into it."""
@@ -206,13 +191,13 @@ class Batcher:
             dropped.append(sequence)
         self._count(cancelled=len(dropped))
         for sequence in dropped:
-            sequence.finish("cancelled")
+            sequence.answer.finish("cancelled")
 
     def _abandon_prefill(self, error: Exception) -> None:
         with self._changed:
             sequence, self._prefilling = self._prefilling, None
         self._count(failed=1)
-        sequence.fail(error)
+        sequence.answer.fail(error)
 
     def _fail_active(self, error: Exception, queued: bool = False) -> None:
         with self._changed:
@@ -223,7 +208,7 @@ class Batcher:
                 self._waiting.clear()
         self._count(failed=len(failed))
         for sequence in failed:
-            sequence.fail(error)
+            sequence.answer.fail(error)
 
     def _count(self, **increments: int) -> None:
         with self._changed:
