@@ -106,10 +106,8 @@ class Processor:
                  videos: Sequence[bytes] = ()) -> ModelInputs:
         """Prepare one request, pixels included; arguments and errors as in `prompt`."""
         prepared = self.prompt(messages, prompt, images, videos)
-        pixels = [self._pixels(file) for file in prepared.files]
-        none = np.empty((0, self.config.vision.patch_dim), dtype=np.uint8)
-        return ModelInputs(prepared.token_ids, prepared.position_ids, prepared.rope_delta,
-                           np.concatenate(pixels or [none]), prepared.grids)
+        return ModelInputs(prepared.token_ids, prepared.position_ids, prepared.rope_delta, self.patches(prepared),
+                           prepared.grids)
 
     def prompt(self, messages: list | None = None, prompt: str | None = None, images: Sequence[bytes] = (),
                videos: Sequence[bytes] = ()) -> Prompt:
@@ -138,6 +136,18 @@ class Processor:
         grids = np.array([visual_file.file.grid for visual_file in files], dtype=np.int32).reshape(-1, 3)
         position_ids, rope_delta = mrope_positions(visual, grids, self.config.vision.spatial_merge_size)
         return Prompt(token_ids, position_ids, rope_delta, grids, tuple(files))
+
+    def patches(self, prompt: Prompt) -> np.ndarray:
+        """The pixels of a prepared request, as in `ModelInputs`.
+
+        Raises:
+            InvalidRequest: a file is broken; the first one is named.
+        """
+        parts = [np.empty((0, self.config.vision.patch_dim), dtype=np.uint8)]
+        for visual_file in prompt.files:
+            with naming(visual_file.name):
+                parts.append(visual_file.file.patches().pixels)
+        return np.concatenate(parts)
 
     def _render(self, messages: list | None, prompt: str | None, images: Sequence[bytes],
                 videos: Sequence[bytes]) -> tuple[list[Segment], list[bytes], list[bytes]]:
@@ -180,16 +190,10 @@ class Processor:
     def _open_file(self, kind: str, i: int, data: bytes) -> VisualFile:
         name = f"{kind}s[{i}]"
         with naming(name):
-            return VisualFile(name, self._visual.open(kind, self._file_bytes(data), self.limits))
-
-    def _file_bytes(self, data: bytes) -> bytes:
-        if not isinstance(data, bytes):
-            raise InvalidRequest(f"a {type(data).__name__}, expected the bytes of a file")
-        data = data_url_bytes(data, "the file") if is_data_url(data) else data
-        if len(data) > self.limits.image_bytes:
-            raise InvalidRequest(f"the file has {len(data)} bytes, the limit image_bytes is {self.limits.image_bytes}: "
-                                 "send a smaller or more compressed one")
-        return data
+            if not isinstance(data, bytes):
+                raise InvalidRequest(f"a {type(data).__name__}, expected the bytes of a file")
+            data = data_url_bytes(data, "the file") if is_data_url(data) else data
+            return VisualFile(name, self._visual.open(kind, data, self.limits))
 
     def _expand(self, segments: list[Segment], files: list[VisualFile]) -> Iterator[Segment]:
         """Replace the pad token of each file by as many as it has visual tokens, those of videos frame by frame with
@@ -207,10 +211,6 @@ class Processor:
                     yield self.config.vision_end_token_id
             else:
                 yield segment
-
-    def _pixels(self, visual_file: VisualFile) -> np.ndarray:
-        with naming(visual_file.name):
-            return visual_file.file.patches().pixels
 
     def _check_length(self, tokens: int) -> None:
         if tokens > self.limits.prompt_tokens:

@@ -63,6 +63,9 @@ class VisualSettings:
         Raises:
             InvalidRequest: the file is not readable, or beyond a limit.
         """
+        if len(data) > limits.image_bytes:
+            raise InvalidRequest(f"the file has {len(data)} bytes, the limit image_bytes is {limits.image_bytes}: "
+                                 "send a smaller or more compressed one")
         return ImageFile(data, self.images, limits) if kind == IMAGE else VideoFile(data, self.videos, limits)
 
 
