@@ -72,8 +72,8 @@ class SignatureTable:
         try:
             bind(*range(positional), **dict.fromkeys(keywords))
         except TypeError as error:
-            return f"{name}{row.call} is called with {positional} arguments and {', '.join(keywords) or 'no keywords'}: " \
-                   f"{error}"
+            given = f"{positional} arguments and {', '.join(keywords) or 'no keywords'}"
+            return f"{name}{row.call} is called with {given}: {error}"
         return None
 
 
