@@ -13,10 +13,10 @@ from engines.batching.admission import require_room, require_valid, shutting_dow
 from engines.batching.answer import Answer
 from engines.batching.request import BatcherStats, GenerationRequest, OnOutput, Ticket
 from engines.description import EngineDescription
-from engines.trtllm.executor.engine_config import TrtllmEngine
 from engines.trtllm.executor.request import RequestBuilder
 from engines.trtllm.executor.running import Running
 from engines.trtllm.executor.start import ExecutorOptions, start_executor
+from engines.trtllm.record import TrtllmRecord
 from qwen3vl.errors import ArtifactError, Qwen3VLError
 from qwen3vl.limits import Limits
 from qwen3vl.tokenizer import Tokenizer
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Of the engine, in `engines/`.
+FOLDER = "trtllm"
 # How soon a cancelled request is noticed while no tokens come.
 POLL = datetime.timedelta(milliseconds=20)
 
@@ -50,11 +52,12 @@ class ExecutorBatcher:
         tokenizer = Tokenizer.from_checkpoint(engine_dir.parent / "processor")
         self._token_bytes, self._eos_token_ids = tokenizer.token_bytes, tokenizer.eos_token_ids
         self._config = EngineDescription.load(engine_dir).config
-        engine = TrtllmEngine.load(engine_dir / "decoder")
-        require_fitting(engine, limits, slots)
+        folder = engine_dir / FOLDER
+        record = TrtllmRecord.load(folder)
+        require_fitting(record, limits, slots)
         self._limits, self._slots = limits, slots
-        self._builder = RequestBuilder(engine, self._config, tokenizer.eos_token_ids)
-        self._executor: trtllm.Executor = start_executor(engine, options or ExecutorOptions())
+        self._builder = RequestBuilder(record, self._config, tokenizer.eos_token_ids)
+        self._executor: trtllm.Executor = start_executor(folder, record, options or ExecutorOptions())
         self._waiting: deque[Answer] = deque()
         self._starting: Answer | None = None
         self._running: dict[int, Running] = {}  # the feeder enters, the receiver removes
@@ -203,12 +206,16 @@ class ExecutorBatcher:
             self._counts.update(increments)
 
 
-def require_fitting(engine: TrtllmEngine, limits: Limits, slots: int) -> None:
-    """Raise an ArtifactError unless the engines were built for these limits."""
-    longest = min(engine.max_seq_len, engine.max_positions)
-    for name, wanted, built in (("limit prompt_tokens", limits.prompt_tokens, engine.max_input_len),
-                                ("limit total_tokens", limits.total_tokens, longest),
-                                ("slots", slots, engine.max_requests)):
+def require_fitting(record: TrtllmRecord, limits: Limits, slots: int) -> None:
+    """Raise an ArtifactError unless the engine was built for these limits."""
+    for name, wanted, built in (("limit prompt_tokens", limits.prompt_tokens, record.sizes.prompt_tokens),
+                                ("limit total_tokens", limits.total_tokens, record.sizes.total_tokens),
+                                ("slots", slots, max_slots(record))):
         if wanted > built:
-            raise ArtifactError(f"{name} is {wanted}, expected at most {built}, which the engines in {engine.folder} "
-                                "were built for: lower it with `qwen3vl compose`, or build engines for more")
+            raise ArtifactError(f"{name} is {wanted}, expected at most {built}, for which the TensorRT-LLM engine was "
+                                "built: lower it with `qwen3vl compose`, or build an engine for more")
+
+
+def max_slots(record: TrtllmRecord) -> int:
+    """Requests that run at the same time: each pipeline stage works on a batch of its own."""
+    return record.sizes.deployment.max_batch * record.parallelism.pp

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engines.batching.request import GenerationRequest
-from engines.trtllm.executor.engine_config import TrtllmEngine
 from engines.trtllm.executor.extra_ids import extra_ids
 from engines.trtllm.executor.rotary_table import RotaryTables
 from engines.trtllm.executor.sampling import require_samplable, sampling_config
+from engines.trtllm.record import TrtllmRecord
 from qwen3vl.config import ModelConfig
 from qwen3vl.errors import InvalidRequest
 
@@ -23,24 +23,23 @@ class RequestBuilder:
     """Makes requests for one engine.
 
     Args:
-        engine: what it takes.
+        record: the engine's.
         config: the model.
         eos_token_ids: tokens that end an answer, the usual one first.
     """
 
-    def __init__(self, engine: TrtllmEngine, config: ModelConfig, eos_token_ids: Sequence[int]):
-        self._engine, self._config = engine, config
+    def __init__(self, record: TrtllmRecord, config: ModelConfig, eos_token_ids: Sequence[int]):
+        self._record, self._config = record, config
         self._end, *self._other_ends = eos_token_ids
-        self._rotary = RotaryTables(config.text, engine.max_positions)
+        self._rotary = RotaryTables(config.text, record.sizes.total_tokens)
 
     def require_valid(self, request: GenerationRequest) -> None:
         """Raise an InvalidRequest for what is beyond the engine: the runtime would fail the whole batch for it."""
-        rows, limit = len(request.visual_rows), self._engine.max_prompt_rows
-        if rows > limit:
-            step = self._config.rows_per_token
-            raise InvalidRequest(f"the prompt has {rows // step} visual tokens, expected at most {limit // step}, for "
-                                 "which this engine was built: send fewer or smaller pictures")
-        positions, length = request.position_ids, self._engine.max_positions
+        tokens = len(request.visual_rows) / self._record.rows_per_token
+        if tokens > (limit := self._record.sizes.deployment.max_visual_tokens):
+            raise InvalidRequest(f"the prompt has {tokens:g} visual tokens, expected at most {limit}, for which this "
+                                 "engine was built: send fewer or smaller pictures")
+        positions, length = request.position_ids, self._record.sizes.total_tokens
         if positions.min() < 0 or positions.max() >= length:
             raise InvalidRequest(f"position_ids range from {positions.min()} to {positions.max()}, expected 0 to "
                                  f"{length - 1}")
@@ -77,7 +76,7 @@ class RequestBuilder:
         import torch
 
         rows = torch.from_numpy(np.ascontiguousarray(request.visual_rows, np.float32))
-        rows = rows.to(torch.bfloat16 if self._engine.dtype == "bfloat16" else torch.float16)
+        rows = rows.to(torch.bfloat16 if self._record.dtype == "bfloat16" else torch.float16)
         ids = extra_ids(request.token_ids, request.position_ids, rows.view(torch.uint8).numpy(),
-                        self._config.text.vocab_size, self._config.rows_per_token)
+                        self._config.text.vocab_size, self._record.rows_per_token)
         return trtllm.PromptTuningConfig(rows, ids.tolist())
