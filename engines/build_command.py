@@ -9,6 +9,8 @@ from engines.builder import ENGINES, TARGETS, build_engines
 from engines.tensorrt.build import RTX_CAPABILITIES, TensorRTOptions
 from engines.tensorrt.flavour import FLAVOURS
 from engines.tensorrt.profiles import MAX_FRAMES
+from engines.trtllm.options import PLUGIN_LIBRARY, TrtllmBuildOptions
+from export.trtllm.plan import Deployment
 
 HELP = "make optimised engines from exported graphs"
 
@@ -16,10 +18,8 @@ HELP = "make optimised engines from exported graphs"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("build", type=Path, help="a folder written by `qwen3vl export`")
     parser.add_argument("--target", choices=TARGETS, default="cpu", help="what the engines run on (default: cpu)")
-
-
     parser.add_argument("--engine", choices=ENGINES, action="append", help="make only this engine (default: both)")
-    tensorrt = parser.add_argument_group("target tensorrt")
+    tensorrt = parser.add_argument_group("targets tensorrt and trtllm: the vision encoder")
     tensorrt.add_argument("--flavour", choices=list(FLAVOURS), default="tensorrt",
                           help="TensorRT for this machine's GPU, or TensorRT for RTX, which needs none to build "
                                "(default: tensorrt)")
@@ -31,9 +31,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                                "allows)")
     tensorrt.add_argument("--max-frames", type=int, default=MAX_FRAMES,
                           help=f"equal frames that one call may take (default: {MAX_FRAMES})")
+    _add_trtllm_arguments(parser.add_argument_group("target trtllm: the decoder"))
+
+
+def _add_trtllm_arguments(group: argparse._ArgumentGroup) -> None:
+    default = Deployment()
+    plugin = group.add_mutually_exclusive_group()
+    plugin.add_argument("--plugin", type=Path, default=PLUGIN_LIBRARY,
+                        help=f"library of the DeepstackAdd plugin (default: {PLUGIN_LIBRARY})")
+    plugin.add_argument("--no-plugin", dest="plugin", action="store_const", const=None,
+                        help="add visual rows by TensorRT's own operations: no library is needed, then or later")
+    group.add_argument("--max-batch", type=int, help=f"requests in flight (default: {default.max_batch})")
+    group.add_argument("--max-num-tokens", type=int,
+                       help=f"tokens of all requests in one step (default: {default.max_num_tokens})")
+    group.add_argument("--max-visual-tokens", type=int,
+                       help=f"visual tokens of one request (default: {default.max_visual_tokens}, or --prompt-tokens)")
+    group.add_argument("--prompt-tokens", type=int,
+                       help="longest prompt (default: the limit in limits.json, or four fifths of the export's "
+                            "--max-length)")
+    group.add_argument("--context-logits", action="store_true",
+                       help="let the engine give logits of every prompt token, for comparison with a reference")
 
 
 def run(args: argparse.Namespace) -> int:
     tensorrt = TensorRTOptions(args.flavour, args.compute_capability, args.max_image_pixels, args.max_frames)
-    build_engines(args.build, args.target, args.engine or ENGINES, tensorrt)
+    trtllm = TrtllmBuildOptions(args.plugin, args.max_batch, args.max_num_tokens, args.max_visual_tokens,
+                                args.prompt_tokens, args.context_logits)
+    build_engines(args.build, args.target, args.engine or ENGINES, tensorrt, trtllm)
     return 0

@@ -56,7 +56,7 @@ def load_plugin(library: Path) -> None:
     registry = load_tensorrt("tensorrt").get_plugin_registry()
     if registry.get_creator(NAME, PLUGIN_VERSION, PLUGIN_NAMESPACE) is None:
         raise ArtifactError(f"TensorRT has no plugin {PLUGIN_NAMESPACE}::{NAME} version {PLUGIN_VERSION} after "
-                            f"{library} was loaded: it is another library, or linked to another TensorRT; build it anew "
+                            f"{library} was loaded: it is another library, or linked to another TensorRT; build anew "
                             f"({BUILD_PLUGIN})")
 
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from engines.trtllm.options import EngineSizes
+from engines.trtllm.sizes import EngineSizes
 from export.trtllm.parallel import Parallelism
 from qwen3vl.errors import ArtifactError
 
@@ -73,4 +73,4 @@ class TrtllmRecord:
         if values.pop("format", None) != FORMAT:
             raise ArtifactError(f"{path} was written by another version of this toolkit: run `qwen3vl build` again")
         return cls(**{**values, "parallelism": Parallelism(**values["parallelism"]),
-                      "sizes": EngineSizes.from_dict(values["sizes"])})
+                      "sizes": EngineSizes(**values["sizes"])})
