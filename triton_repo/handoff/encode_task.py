@@ -1,0 +1,38 @@
+"""A job on its way through the encoder of the encode side."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+from triton_repo.handoff.job import EncodeJob
+
+
+class EncodeTask:
+    """What an encoder gets.
+
+    Attributes:
+        job: what is to be encoded.
+    """
+
+    def __init__(self, job: EncodeJob, on_rows: Callable[[np.ndarray | Exception], None]) -> None:
+        self.job = job
+        self._on_rows = on_rows
+        self._cancelled = threading.Event()
+
+    def cancelled(self) -> bool:
+        """Whether nobody waits for the rows any more."""
+        return self._cancelled.is_set()
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+    def deliver(self, rows: np.ndarray | Exception) -> None:
+        """Hand over the rows [(1 + D) * tokens, hidden], or why there are none. To be called once, from any thread."""
+        self._on_rows(rows)
+
+
+# Gets tasks; must return soon.
+Encoder = Callable[[EncodeTask], None]

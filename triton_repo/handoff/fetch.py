@@ -1,0 +1,242 @@
+"""One `fetch`: drives a transfer's state machine with what happens, in the thread that asked."""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from triton_repo.handoff import messages
+from triton_repo.handoff.blocks import checksum, tokens_per_block
+from triton_repo.handoff.errors import (
+    Cancelled,
+    HandoffError,
+    TimedOut,
+    TransportFailed,
+    TypeMismatch,
+    Unreachable,
+    error_from,
+)
+from triton_repo.handoff.job import EncodeJob, RowsDescription
+from triton_repo.handoff.messages import Message
+from triton_repo.handoff.receiver_transfer import Patience, ReceiverTransfer, Step
+from triton_repo.handoff.settings import ReceiverSettings
+from triton_repo.handoff.slots import Waiter
+from triton_repo.handoff.stream import Stream
+
+# How soon a cancellation is seen.
+POLL_SECONDS = 0.1
+# Between two tries to get a stream.
+RETRY_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Said:
+    """The sender said something of this transfer."""
+
+    stream: Stream
+    message: Message
+    payload: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """There is a stream."""
+
+    stream: Stream
+
+
+@dataclass(frozen=True)
+class NotOpened:
+    """A stream could not be had."""
+
+    error: HandoffError
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A stream is broken."""
+
+    stream: Stream
+    error: HandoffError
+
+
+@dataclass(frozen=True)
+class Slots:
+    """The transfer may use these slots."""
+
+    stream: Stream
+    slots: list[int]
+
+
+Event = Said | Opened | NotOpened | Lost | Slots
+
+
+class Fetch:
+    """The rows of one job, on their way.
+
+    Attributes:
+        transfer: its id.
+        events: what happens; put in from any thread.
+
+    Args:
+        job: what is wanted.
+        description: the rows that are expected.
+        settings: how patient this side is.
+        want_stream: asks for `Opened` or `NotOpened`.
+    """
+
+    def __init__(self, job: EncodeJob, description: RowsDescription, settings: ReceiverSettings,
+                 want_stream: Callable[[queue.SimpleQueue[Event]], None]) -> None:
+        self.transfer = secrets.token_hex(8)
+        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._job, self._description, self._want_stream = job, description, want_stream
+        self._tokens = description.tokens(job.grid)
+        self._machine = ReceiverTransfer(self.transfer, job, self._tokens, Patience(
+            settings.stall_seconds, settings.attempts, settings.corrupt_blocks))
+        self._rows = np.empty((self._tokens * description.rows_per_token, description.hidden), description.numpy_dtype)
+        self._bytes = self._rows.reshape(-1).view(np.uint8)
+        self._stream: Stream | None = None
+        self._waiter: Waiter | None = None
+        self._retry_at: float | None = None
+
+    def run(self, deadline: float, cancelled: Callable[[], bool]) -> np.ndarray:
+        """Get the rows. See `EncodeConnection.fetch`."""
+        machine = self._machine
+        self._want_stream(self.events)
+        try:
+            while not machine.state.over:
+                self._look_at_clock(time.monotonic(), deadline, cancelled)
+                if not machine.state.over:
+                    self._next()
+        finally:
+            self._apply(machine.fail(Cancelled("an error ended this transfer")))
+            self._leave_line()
+        if machine.error is not None:
+            raise machine.error
+        return self._rows
+
+    def _look_at_clock(self, now: float, deadline: float, cancelled: Callable[[], bool]) -> None:
+        if now >= deadline:
+            self._apply(self._machine.fail(TimedOut(f"the rows of an image were not there in time; the transfer was "
+                                                    f"{self._machine.state.name.lower()}")))
+        elif cancelled():
+            self._apply(self._machine.fail(Cancelled("the rows are not wanted any more")))
+        elif self._retry_at is not None and now >= self._retry_at:
+            self._retry_at = None
+            self._want_stream(self.events)
+        self._apply(self._machine.tick(now))
+
+    def _next(self) -> None:
+        try:
+            event = self.events.get(timeout=POLL_SECONDS)
+        except queue.Empty:
+            return
+        self._apply(self._happened(event, time.monotonic()))
+        self._get_in_line()
+
+    def _happened(self, event: Event, now: float) -> Step:
+        machine = self._machine
+        match event:
+            case Opened(stream):
+                if stream.lost:
+                    return self._no_stream(Unreachable("the stream broke as soon as it was open"), now)
+                self._stream = stream
+                return machine.stream_opened(
+                    stream.session, tokens_per_block(stream.buffers.slot_bytes, self._description.token_bytes), now)
+            case NotOpened(error):
+                return self._no_stream(error, now)
+            case Lost(stream, error):
+                if stream is self._stream:
+                    self._stream = self._waiter = None
+                    return self._no_stream(error, now)
+            case Slots(stream, slots):
+                if stream is self._stream:
+                    self._waiter = None
+                    return machine.grant(slots, now)
+                # Of a stream that is lost: nobody needs them.
+            case Said(stream, message, payload):
+                if stream is self._stream:
+                    return self._said(message, payload, now)
+        return Step()
+
+    def _no_stream(self, error: HandoffError, now: float) -> Step:
+        if not isinstance(error, Unreachable):
+            return self._machine.fail(error)
+        self._retry_at = now + RETRY_SECONDS
+        return self._machine.stream_lost(error, now)
+
+    def _said(self, message: Message, payload: np.ndarray | None, now: float) -> Step:
+        machine = self._machine
+        match message:
+            case messages.Accepted():
+                return machine.accepted(message.attempt, now)
+            case messages.Unknown():
+                return machine.unknown(message.attempt, now)
+            case messages.Failed():
+                return machine.failed(message.attempt, error_from(message.code, message.text))
+            case messages.Ready():
+                if (error := self._type_error(message, self._tokens)) is not None:
+                    return machine.fail(error)
+                return machine.ready(message.attempt, message.encoding, now)
+            case messages.Block():
+                return self._block(message, payload, now)
+        return Step()
+
+    def _block(self, block: messages.Block, payload: np.ndarray | None, now: float) -> Step:
+        if not self._machine.expects(block):
+            return Step()
+        if (error := self._type_error(block, block.tokens)) is not None:
+            return self._machine.fail(error)
+        size = self._description.token_bytes
+        into = self._bytes[block.first * size:(block.first + block.tokens) * size]
+        try:
+            # First copied, then checked: what the sender might still do to the slot does not matter.
+            self._stream.buffers.read(block.slot, payload, into)
+            intact = block.image_hash == self._job.image_hash.hex() and checksum(into) == block.checksum
+        except TransportFailed:
+            intact = False
+        return self._machine.read(block, intact, now)
+
+    def _type_error(self, message: messages.Ready | messages.Block, tokens: int) -> TypeMismatch | None:
+        """Whether a message is of other rows than these."""
+        description = self._description
+        expected = (tokens, tokens * description.rows_per_token, description.hidden, description.dtype)
+        got = (message.tokens, message.rows, message.hidden, message.dtype)
+        if got == expected:
+            return None
+        names = ("tokens", "rows", "hidden size", "dtype")
+        differing = [f"{name} {theirs!r}, expected {ours!r}" for name, theirs, ours in
+                     zip(names, got, expected, strict=True) if theirs != ours]
+        return TypeMismatch(f"the encode server offers other rows for a grid of {self._job.grid}: "
+                            f"{'; '.join(differing)}")
+
+    def _apply(self, step: Step) -> None:
+        stream = self._stream
+        if stream is None:
+            return
+        for message in step.send:
+            if isinstance(message, messages.Release | messages.Cancel):
+                stream.quarantine.add(self.transfer, message, self._machine.held)
+            media = np.frombuffer(self._job.media, np.uint8) if isinstance(message, messages.Request) else None
+            stream.send(message, media)
+        if step.free:
+            stream.slots.give_back(step.free)
+
+    def _get_in_line(self) -> None:
+        if self._waiter is None and self._stream is not None and (wanted := self._machine.wanted):
+            stream = self._stream
+            self._waiter = Waiter(wanted, lambda slots: self.events.put(Slots(stream, slots)))
+            stream.slots.request(self._waiter)
+
+    def _leave_line(self) -> None:
+        """Give back slots that come too late."""
+        if self._waiter is None or self._stream.slots.forget(self._waiter):
+            return
+        while not isinstance(event := self.events.get(), Slots) or event.stream is not self._stream:
+            pass
+        self._stream.slots.give_back(event.slots)
