@@ -24,8 +24,9 @@ class Sequence:
         self._sampler = Sampler(self.request.sampling, self.request.token_ids, vocab_size)
 
     @property
-    def prefilled(self) -> bool:
-        return self.cached >= self.answer.prompt_length
+    def remaining(self) -> int:
+        """Prompt tokens that are not in the cache yet."""
+        return max(0, self.answer.prompt_length - self.cached)
 
     @property
     def next_position(self) -> int:

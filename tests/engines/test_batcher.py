@@ -2,12 +2,14 @@
 
 import dataclasses
 import random
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from engines.batching.batcher import Batcher
+from engines.batching.prefill import PrefillSettings
 from engines.batching.request import Emission
 from engines.onnxruntime.vision_encoder import VisionEncoder
 from qwen3vl.errors import InvalidRequest, Overloaded
@@ -30,7 +32,7 @@ def inputs(random_build: Path):
 
 @pytest.fixture
 def batcher(random_build: Path):
-    batcher = Batcher(random_build / "engines", LIMITS, slots=3, prefill_tokens=16)
+    batcher = Batcher(random_build / "engines", LIMITS, slots=3, prefill=PrefillSettings(min_tokens=16, max_tokens=16))
     yield batcher
     batcher.close()
 
@@ -69,6 +71,31 @@ def test_cancelling_frees_the_slot_and_leaves_the_others_alone(batcher: Batcher,
     for answer in answers:
         answer.wait()
     assert batcher.stats().active_slots == 0
+
+
+def test_a_short_prompt_passes_a_long_one_and_neither_answer_changes(random_build: Path, vision: VisionEncoder, inputs):
+    batcher = Batcher(random_build / "engines", LIMITS, slots=5, prefill=PrefillSettings(1e-6, 4, 4))
+    long, short = (make_request(vision, inputs[kind], max_tokens=30) for kind in ("images", "text"))
+    alone = [ask(batcher, request).ids() for request in (long, short)]
+    both_wait, firsts = threading.Event(), []
+
+    class Timed(Answer):
+        def __call__(self, output: Emission | Exception) -> None:
+            if not self.outputs:
+                firsts.append(self)
+            super().__call__(output)
+
+    # This one's first piece holds up the batcher's own thread, until the others have come.
+    batcher.submit(make_request(vision, inputs["text"], max_tokens=40), lambda output: both_wait.wait(60))
+    answers = [Timed(), Timed()]
+    for answer, request in zip(answers, (long, short), strict=True):
+        batcher.submit(request, answer)
+    both_wait.set()
+    together = [answer.ids() for answer in answers]
+    batcher.close()
+    assert len(long.token_ids) > len(short.token_ids)
+    assert firsts == answers[::-1]
+    assert together == alone
 
 
 def test_cancelled_while_running_ends_with_cancelled(batcher: Batcher, vision: VisionEncoder, inputs):

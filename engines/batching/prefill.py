@@ -1,0 +1,145 @@
+"""Whose prompt is processed next, and how much of it: the policy between two decode steps, without an engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from engines.batching.chunk_time import ChunkTime
+from qwen3vl.errors import ArtifactError
+
+# While no stream waits for its next token, chunks may take this many times as long: longer ones cost less for each
+# token, and other prompts and cancellations still get their turn.
+ALONE = 10
+
+
+class Prompt(Protocol):
+    """What is known of a prompt: how many of its tokens are not in the cache yet."""
+
+    @property
+    def remaining(self) -> int: ...
+
+
+P = TypeVar("P", bound=Prompt)
+
+
+@dataclass(frozen=True)
+class PrefillSettings:
+    """How long prompts may hold up running streams.
+
+    Attributes:
+        stall_seconds: what prompts get between two decode steps, as far as `min_tokens` allows.
+        min_tokens: tokens of a turn's first chunk at least, for below that nearly all of the time is fixed cost.
+        max_tokens: tokens of a chunk at most, for the engine's working memory grows with it.
+    """
+
+    stall_seconds: float = 0.05
+    min_tokens: int = 32
+    max_tokens: int = 2048
+
+    def __post_init__(self) -> None:
+        if not self.stall_seconds > 0:
+            raise ArtifactError(f"stall_seconds is {self.stall_seconds}, expected a time above 0")
+        if not 0 < self.min_tokens <= self.max_tokens:
+            raise ArtifactError(f"chunks of {self.min_tokens} to {self.max_tokens} tokens, expected 0 < min_tokens <= "
+                                "max_tokens")
+
+
+@dataclass(frozen=True)
+class Chunk(Generic[P]):
+    """The next tokens to process of one prompt."""
+
+    prompt: P
+    tokens: int
+
+
+class PrefillScheduler(Generic[P]):
+    """Decides which prompt gets the next chunk and how long it is.
+
+    Order: the oldest prompt first, but those with fewer tokens left may pass, as many tokens as the oldest gets. So, as
+    long as there are slots, half of the work at least is for the oldest, and a prompt waits for at most twice the work
+    that was there when it came, whatever comes after it. Prompts of equal length never pass each other.
+
+    Length: all chunks between two decode steps together are to take `stall_seconds`, going by what recent ones took.
+
+    Attributes:
+        prompts: all that are not in the cache completely, the oldest first.
+        started: those of them that have a slot in the cache.
+
+    Args:
+        settings: how long prompts may hold up running streams.
+        slots: sequences that fit the cache.
+    """
+
+    def __init__(self, settings: PrefillSettings, slots: int):
+        self.prompts: list[P] = []
+        self.started: list[P] = []
+        self._settings, self._slots = settings, slots
+        self._time = ChunkTime(first_tokens=settings.min_tokens)
+        self._turn = 0.0  # seconds of prefill since the last decode step
+        self._passed = 0  # tokens of prompts that passed, less those of the oldest ones
+
+    @property
+    def waiting(self) -> int:
+        """Prompts without a slot."""
+        return len(self.prompts) - len(self.started)
+
+    def add(self, prompt: P) -> None:
+        self.prompts.append(prompt)
+
+    def remove(self, prompt: P) -> None:
+        """Forget a prompt that is in the cache, cancelled or failed."""
+        self.prompts.remove(prompt)
+        if prompt in self.started:
+            self.started.remove(prompt)
+
+    def begin_turn(self) -> None:
+        """A decode step has been taken, if there was anything to decode."""
+        self._turn = 0.0
+
+    def next_chunk(self, running: int) -> Chunk[P] | None:
+        """What to process now; None if there is nothing, no slot for it, or no time in this turn.
+
+        A prompt that gets its first chunk is in `started` from now on: it needs a slot.
+
+        Args:
+            running: streams that wait for their next token, each in a slot.
+        """
+        prompt = self._pick(running)
+        tokens = min(prompt.remaining, self._length(prompt.remaining, running)) if prompt else 0
+        if not tokens:
+            return None
+        if prompt not in self.started:
+            self.started.append(prompt)
+        return Chunk(prompt, tokens)
+
+    def ran(self, chunk: Chunk[P], seconds: float) -> None:
+        """A chunk was processed, in so much time. To be told before its prompt is removed."""
+        self._time.observe(chunk.tokens, seconds)
+        self._turn += seconds
+        passed = chunk.prompt is not self.prompts[0]
+        self._passed += chunk.tokens if passed else -chunk.tokens
+        # What the oldest got while there was nobody to pass does not count for ever.
+        self._passed = max(self._passed, -self._settings.max_tokens)
+
+    def _pick(self, running: int) -> P | None:
+        # With several prompts in the cache one slot stays free: see `Slots.start`.
+        free = self._slots - running - len(self.started)
+        may_start = free >= (2 if self.started else 1)
+        candidates = self.prompts if may_start else [prompt for prompt in self.prompts if prompt in self.started]
+        if not candidates:
+            return None
+        oldest = candidates[0]
+        # Until the oldest has a slot, no other gets one.
+        if self._passed > 0 or oldest not in self.started:
+            return oldest
+        return min(candidates, key=lambda prompt: prompt.remaining)
+
+    def _length(self, remaining: int, running: int) -> int:
+        """Tokens that fit what is left of the turn, 0 for none; a turn's first chunk is not below `min_tokens`."""
+        settings = self._settings
+        turn = settings.stall_seconds * (1 if running else ALONE)
+        tokens = min(self._time.tokens_within(turn - self._turn), settings.max_tokens)
+        if not self._turn:
+            return max(tokens, settings.min_tokens)
+        return tokens if tokens >= min(settings.min_tokens, remaining) else 0
