@@ -8,9 +8,10 @@ from pathlib import Path
 
 from qwen3vl.errors import ArtifactError
 from qwen3vl.limits import Limits
+from triton_repo.roles import Role
 
 LIMITS_FILE = "limits.json"
-REPOSITORY = "triton_repo"
+ENCODE_SERVERS_FILE = "encode_servers.txt"
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,8 @@ class BuildPaths:
 
     root: Path
 
-    @property
-    def repository(self) -> Path:
-        return self.root / REPOSITORY
+    def repository(self, role: Role = Role.BOTH) -> Path:
+        return self.root / role.folder
 
     @property
     def engines(self) -> Path:
@@ -35,9 +35,13 @@ class BuildPaths:
     def limits_file(self) -> Path:
         return self.root / LIMITS_FILE
 
+    @property
+    def encode_servers_file(self) -> Path:
+        return self.root / ENCODE_SERVERS_FILE
+
     @classmethod
     def of_model(cls, model_folder: str) -> BuildPaths:
-        """The build that `<root>/triton_repo/<model>` is part of."""
+        """The build that `<root>/<repository>/<model>` is part of."""
         return cls(Path(model_folder).parent.parent)
 
     def limits(self) -> Limits:

@@ -1,4 +1,4 @@
-"""`build/<name>/triton_repo/`: the model repository of a build, generated from its configuration and engines."""
+"""The model repositories of a build, one for each role of a server, generated from its configuration and engines."""
 
 from __future__ import annotations
 
@@ -15,41 +15,45 @@ from export.build_folder import TEMPORARY, BuildFolder, sha256
 from qwen3vl.config import ModelConfig
 from qwen3vl.errors import ArtifactError
 from qwen3vl.limits import Limits
-from triton_repo.build_paths import REPOSITORY, BuildPaths
+from triton_repo.build_paths import BuildPaths
 from triton_repo.config_pbtxt import CONFIG_FILE, Ensemble, PythonModel, to_text, triton_config
 from triton_repo.engine_tensors import check_engines
 from triton_repo.repository import MODEL_VERSION, Options, models
+from triton_repo.roles import Role
+from triton_repo.split.pairing import rows_parameters
 
 SHELLS = Path(__file__).parent / "shells"
 # An ensemble's version folder has nothing in it, and empty folders get lost when repositories are copied.
 KEEP_FILE = "README"
 
 
-def compose(folder: Path, options: Options | None = None, limits: Mapping[str, int] | None = None) -> None:
-    """Write `folder/triton_repo/` and, unless it is there, `folder/limits.json`; skip what has not changed.
+def compose(folder: Path, options: Options | None = None, limits: Mapping[str, int] | None = None,
+            role: Role = Role.BOTH) -> None:
+    """Write a role's model repository and, unless it is there, `folder/limits.json`; skip what has not changed.
 
     Args:
-        folder: a build folder with engines.
+        folder: a build folder with the engines of the role.
         options: how the deployment is run.
         limits: limits to change; the others stay as they are.
+        role: what the server is to do.
 
     Raises:
         ArtifactError: engines are missing or do not fit their description, or a limit is not valid.
     """
     paths, build, options = BuildPaths(folder), BuildFolder(folder), options or Options()
     config = EngineDescription.load(paths.engines).config
-    check_engines(paths.engines, config)
+    check_engines(paths.engines, config, role.engines)
     with build.locked():
         _write_limits(paths, config, limits or {})
-        described = models(config, options)
+        described = models(role, config, options, rows_parameters(role, build, paths, config))
         configs = {model.name: to_text(triton_config(model)) for model in described}
         shells = {model.name: sha256(_shell(model)) for model in described if isinstance(model, PythonModel)}
-        made = build.artifact(REPOSITORY, {"configs": configs, "shells": shells},
+        made = build.artifact(role.folder, {"configs": configs, "shells": shells},
                               lambda target: _write_repository(target, described, configs))
-        build.manifest["deployment"] = asdict(options)
+        build.manifest.setdefault("deployments", {})[role.value] = asdict(options)
         build.save()
     if not made:
-        print(f"{paths.repository} is up to date", file=sys.stderr)
+        print(f"{paths.repository(role)} is up to date", file=sys.stderr)
 
 
 def default_limits(config: ModelConfig) -> Limits:
@@ -83,4 +87,4 @@ def _write_repository(target: Path, described: list[PythonModel | Ensemble], con
 
 
 def _shell(model: PythonModel) -> Path:
-    return SHELLS / f"{model.name}.py"
+    return SHELLS / f"{model.shell or model.name}.py"

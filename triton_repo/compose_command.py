@@ -7,6 +7,7 @@ from pathlib import Path
 
 from triton_repo.compose import compose
 from triton_repo.repository import Options
+from triton_repo.roles import Role
 
 HELP = "write the Triton model repository of a build"
 
@@ -14,6 +15,8 @@ HELP = "write the Triton model repository of a build"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     defaults = Options()
     parser.add_argument("build", type=Path, help="a folder with engines, written by `qwen3vl build`")
+    parser.add_argument("--role", type=Role, choices=list(Role), default=Role.BOTH,
+                        help="what the server is to do: vision encoding, all but that, or both (default: both)")
     parser.add_argument("--slots", type=int, default=defaults.slots,
                         help=f"requests that the decoder serves at the same time (default: {defaults.slots})")
     parser.add_argument("--threads", type=int, default=defaults.threads,
@@ -22,13 +25,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f"processes that prepare requests (default: {defaults.preprocess_instances})")
     parser.add_argument("--whole-instances", type=int, default=defaults.whole_instances,
                         help=f"whole answers over `infer` at the same time (default: {defaults.whole_instances})")
+    language = parser.add_argument_group("role language")
+    language.add_argument("--row-cache-mib", type=int, default=defaults.row_cache_mib, metavar="MIB",
+                          help="memory for visual rows of images that come again, 0 for none "
+                               f"(default: {defaults.row_cache_mib})")
+    language.add_argument("--encode-seconds", type=int, default=defaults.encode_seconds, metavar="SECONDS",
+                          help="how long an image may take to become visual rows, waiting for an encode server "
+                               f"included (default: {defaults.encode_seconds})")
+    language.add_argument("--transport", default=defaults.transport,
+                          help=f"how visual rows move (default: {defaults.transport})")
     parser.add_argument("--limit", action="append", type=_limit, default=[], metavar="NAME=VALUE",
                         help="change a limit in limits.json, e.g. prompt_tokens=4096; may be given several times")
 
 
 def run(args: argparse.Namespace) -> int:
-    options = Options(args.slots, args.threads, args.preprocess_instances, args.whole_instances)
-    compose(args.build, options, dict(args.limit))
+    options = Options(args.slots, args.threads, args.preprocess_instances, args.whole_instances, args.row_cache_mib,
+                      args.encode_seconds, args.transport)
+    compose(args.build, options, dict(args.limit), args.role)
     return 0
 
 

@@ -42,6 +42,7 @@ class PythonModel:
         decoupled: whether a request gets any number of responses, at any time, instead of one.
         instances: processes that serve it.
         parameters: settings that the model reads.
+        shell: the module of `triton_repo/shells/` that runs it; by default the one of its name.
     """
 
     name: str
@@ -50,6 +51,7 @@ class PythonModel:
     decoupled: bool = False
     instances: int = 1
     parameters: Mapping[str, str] = field(default_factory=dict)
+    shell: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import onnx
@@ -12,8 +13,11 @@ from qwen3vl.config import ModelConfig
 from qwen3vl.errors import ArtifactError
 
 
-def check_engines(engine_dir: Path, config: ModelConfig) -> None:
+def check_engines(engine_dir: Path, config: ModelConfig, engines: Collection[str]) -> None:
     """Compare the engines' own inputs and outputs with the configuration beside them. No weights are read.
+
+    Args:
+        engines: which of them to look at; others may be missing.
 
     Raises:
         ArtifactError: an engine is missing or unreadable, or a tensor is missing or of another size.
@@ -24,6 +28,8 @@ def check_engines(engine_dir: Path, config: ModelConfig) -> None:
             ("vision_encoder", "visual_rows", hidden, "text_config.hidden_size"),
             ("decoder", "visual_rows", hidden, "text_config.hidden_size"),
             ("decoder", "logits", config.text.vocab_size, "text_config.vocab_size")):
+        if engine not in engines:
+            continue
         folder = engine_dir / engine
         tensors = last_sizes(folder)
         if tensor not in tensors:

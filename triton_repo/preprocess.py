@@ -9,7 +9,7 @@ from dataclasses import fields
 import numpy as np
 
 from qwen3vl.errors import InvalidRequest
-from qwen3vl.processor import Processor
+from qwen3vl.processor import Processor, Prompt
 from qwen3vl.sampling import SamplingParams
 from triton_repo.build_paths import BuildPaths
 from triton_repo.parameters import refuse_parameters
@@ -31,7 +31,7 @@ class Preprocessor:
             parameters: request parameters, where HTTP puts the JSON fields that are no inputs.
 
         Returns:
-            The tensors of `repository.PROMPT`, `patches` and `grids`.
+            The tensors of `repository.PROMPT`, and those of `visual_tensors`.
 
         Raises:
             InvalidRequest: anything about the request that cannot be served.
@@ -39,14 +39,17 @@ class Preprocessor:
         refuse_parameters(parameters)
         sampling = sampling_params(inputs)
         messages = _json(_text(inputs, "messages"), "messages") if "messages" in inputs else None
-        prompt = _text(inputs, "prompt") if "prompt" in inputs else None
-        prepared = self._processor(messages, prompt, _files(inputs, "images"), _files(inputs, "videos"))
+        text = _text(inputs, "prompt") if "prompt" in inputs else None
+        prompt = self._processor.prompt(messages, text, _files(inputs, "images"), _files(inputs, "videos"))
         return {
-            "token_ids": prepared.token_ids, "position_ids": prepared.position_ids,
-            "rope_delta": np.array([prepared.rope_delta], np.int32),
-            "sampling": np.array([sampling.to_json().encode()], object),
-            "patches": prepared.patches, "grids": prepared.grids,
+            "token_ids": prompt.token_ids, "position_ids": prompt.position_ids,
+            "rope_delta": np.array([prompt.rope_delta], np.int32),
+            "sampling": np.array([sampling.to_json().encode()], object), **self.visual_tensors(prompt),
         }
+
+    def visual_tensors(self, prompt: Prompt) -> dict[str, np.ndarray]:
+        """What vision_encoder needs: `patches` and `grids`. Raises `InvalidRequest` if a file is broken."""
+        return {"patches": self._processor.patches(prompt), "grids": prompt.grids}
 
 
 def sampling_params(inputs: Mapping[str, np.ndarray]) -> SamplingParams:

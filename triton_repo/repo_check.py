@@ -11,14 +11,25 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig as TritonConfig
 from engines.description import EngineDescription
 from engines.onnxruntime.session import ENGINE_FILE
 from engines.tensorrt import record as tensorrt_record
+from export.build_folder import BuildFolder
 from qwen3vl.config import ModelConfig
 from qwen3vl.errors import ArtifactError, CheckpointError
 from triton_repo.build_paths import BuildPaths
 from triton_repo.config_pbtxt import CONFIG_FILE, dtype_name, read_config
 from triton_repo.ensemble_check import Problem, check_ensemble
-from triton_repo.repository import ENSEMBLE, MODEL_VERSION, WHOLE
+from triton_repo.repository import ENCODE, ENSEMBLE, MODEL_VERSION, WHOLE
+from triton_repo.roles import Role
+from triton_repo.split.pairing import rows_parameters
 
-MODELS = ("preprocess", "vision_encoder", "decoder", "postprocess", ENSEMBLE, WHOLE)
+SERVING_MODELS = ("preprocess", "vision_encoder", "decoder", "postprocess", ENSEMBLE, WHOLE)
+MODELS = {Role.BOTH: SERVING_MODELS, Role.LANGUAGE: SERVING_MODELS, Role.ENCODE: (ENCODE,)}
+# The model that runs an engine, or whose settings tell one server's rows from another's.
+ENGINE_MODELS = {Role.BOTH: {"vision_encoder": "vision_encoder", "decoder": "decoder"},
+                 Role.LANGUAGE: {"decoder": "decoder"}, Role.ENCODE: {"vision_encoder": ENCODE}}
+ROWS_MODELS = {Role.LANGUAGE: "vision_encoder", Role.ENCODE: ENCODE}
+# Several could overtake each other and mix up the text; each that has an engine loads the weights again; visual rows
+# are kept once.
+SINGLE_MODELS = ("postprocess", "decoder", "vision_encoder", ENCODE)
 PROCESSOR_FILES = ("config.json", "tokenizer.json", "preprocessor_config.json", "video_preprocessor_config.json")
 
 
@@ -30,25 +41,28 @@ def require_sound(repository: Path) -> None:
     """
     if problems := check_repository(repository):
         raise ArtifactError("\n".join([f"{repository} cannot be served:", *(f"  {problem}" for problem in problems),
-                                       f"run `qwen3vl compose {repository.parent}`, or correct these"]))
+                                       f"run `qwen3vl compose {repository.parent}"
+                                       f"{Role.of_repository(repository.name).option}`, or correct these"]))
 
 
 def check_repository(repository: Path) -> list[Problem]:
     """Everything that is wrong with the repository of a build, in the order of its models.
 
     Args:
-        repository: a `triton_repo/` folder inside a build folder.
+        repository: a folder inside a build folder, whose name tells the role (see `roles`).
     """
+    role = Role.of_repository(repository.name)
     if not repository.is_dir():
-        return [Problem("repository", str(repository), "there is no such folder: run `qwen3vl compose` first")]
+        return [Problem("repository", str(repository), f"there is no such folder: run `qwen3vl compose{role.option}` "
+                        "first")]
     problems: list[Problem] = []
     configs: dict[str, TritonConfig] = {}
-    for name in sorted({*MODELS, *(folder.name for folder in repository.iterdir() if folder.is_dir())}):
+    for name in sorted({*MODELS[role], *(folder.name for folder in repository.iterdir() if folder.is_dir())}):
         problems += _check_model(repository / name, configs)
     for config in configs.values():
         if config.platform == "ensemble":
             problems += check_ensemble(config, {name: c for name, c in configs.items() if c is not config})
-    return problems + list(_check_build(BuildPaths(repository.parent), configs))
+    return problems + list(_check_build(role, BuildPaths(repository.parent), configs))
 
 
 def _check_model(folder: Path, configs: dict[str, TritonConfig]) -> Iterator[Problem]:
@@ -81,9 +95,8 @@ def _check_python_model(name: str, config: TritonConfig, version: Path) -> Itera
         yield Problem(name, "backend", f"is {config.backend!r}, expected 'python', or platform 'ensemble'")
     if version.is_dir() and not (version / "model.py").is_file():
         yield Problem(name, str(version / "model.py"), "the file is missing")
-    # Several could overtake each other and mix up the text; each decoder or vision encoder loads the weights again.
     instances = sum(group.count for group in config.instance_group)
-    if name in ("postprocess", "decoder", "vision_encoder") and instances != 1:
+    if name in SINGLE_MODELS and instances != 1:
         yield Problem(name, "instance_group.count", f"is {instances}, expected 1")
 
 
@@ -96,17 +109,18 @@ def _check_tensor(model: str, where: str, tensor: object, names: list[str]) -> I
         yield Problem(model, f"{where}.dims", f"is {list(tensor.dims)}, expected sizes above 0, or -1 for any")
 
 
-def _check_build(build: BuildPaths, configs: dict[str, TritonConfig]) -> Iterator[Problem]:
+def _check_build(role: Role, build: BuildPaths, configs: dict[str, TritonConfig]) -> Iterator[Problem]:
     """Check the files that the models read, and that the tensors have the sizes of the engines."""
+    reader = MODELS[role][0]
     try:
         build.limits()
     except ArtifactError as error:
-        yield Problem("preprocess", str(build.limits_file), str(error))
+        yield Problem(reader, str(build.limits_file), str(error))
     for file in PROCESSOR_FILES:
         if not (build.processor / file).is_file():
-            yield Problem("preprocess", str(build.processor / file), "the file is missing: run `qwen3vl export` again")
-    for model in ("vision_encoder", "decoder"):
-        folder = build.engines / model
+            yield Problem(reader, str(build.processor / file), "the file is missing: run `qwen3vl export` again")
+    for name, model in ENGINE_MODELS[role].items():
+        folder = build.engines / name
         engine = folder / (tensorrt_record.ENGINE_FILE if (folder / tensorrt_record.RECORD_FILE).is_file()
                            else ENGINE_FILE)
         if not engine.is_file():
@@ -114,9 +128,24 @@ def _check_build(build: BuildPaths, configs: dict[str, TritonConfig]) -> Iterato
     try:
         config = EngineDescription.load(build.engines).config
     except (ArtifactError, CheckpointError) as error:
-        yield Problem("decoder", str(build.engines), str(error))
+        yield Problem(next(iter(ENGINE_MODELS[role].values())), str(build.engines), str(error))
         return
     yield from _check_sizes(config, configs)
+    if (model := ROWS_MODELS.get(role)) in configs:
+        yield from _check_rows(role, model, configs[model], build, config)
+
+
+def _check_rows(role: Role, model: str, found: TritonConfig, build: BuildPaths,
+                config: ModelConfig) -> Iterator[Problem]:
+    """Check that the build is still what servers of visual rows recognise each other by."""
+    try:
+        expected = rows_parameters(role, BuildFolder(build.root), build, config)
+    except (ArtifactError, CheckpointError) as error:
+        yield Problem(model, "parameters", str(error))
+        return
+    for name, value in expected.items():
+        if (there := found.parameters[name].string_value) != value:
+            yield Problem(model, f"parameters[{name!r}]", f"is {there!r}, but the build's is {value!r}")
 
 
 def _check_sizes(config: ModelConfig, configs: dict[str, TritonConfig]) -> Iterator[Problem]:

@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from triton_repo.build_paths import REPOSITORY
 from triton_repo.repo_check import check_repository
+from triton_repo.roles import Role
 
 HELP = "check a model repository without a server"
 
@@ -15,12 +15,16 @@ HELP = "check a model repository without a server"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     check = actions.add_parser("check", help="name everything that Triton would refuse, or that is missing")
-    check.add_argument("path", type=Path, help="a build folder, or its triton_repo/")
+    check.add_argument("path", type=Path, help="a build folder, for all that is composed in it, or a repository")
 
 
 def run(args: argparse.Namespace) -> int:
     path = args.path.absolute()
-    repository = path / REPOSITORY if (path / REPOSITORY).is_dir() else path
+    repositories = [path / role.folder for role in Role if (path / role.folder).is_dir()]
+    return max(_check(repository) for repository in repositories or [path])
+
+
+def _check(repository: Path) -> int:
     problems = check_repository(repository)
     for problem in problems:
         print(problem, file=sys.stderr)

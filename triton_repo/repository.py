@@ -1,7 +1,10 @@
-"""What the model repository holds: its models, their tensors and how the ensemble joins them.
+"""What a model repository holds: its models, their tensors and how the ensemble joins them.
 
     preprocess -> vision_encoder -> decoder -> postprocess        ensemble `qwen3_vl_moe`
                                                                   `qwen3_vl_moe_whole`: the same, one response
+
+A language server has the same models, but its preprocess passes images and videos on as they came, and its
+vision_encoder fetches their visual rows from encode servers, whose only model is `encode`.
 
 Triton lets a step take inputs from one decoupled step only, and from no earlier step beside it. vision_encoder and
 decoder are decoupled, so what the decoder needs from preprocess goes through vision_encoder.
@@ -9,14 +12,17 @@ decoder are decoupled, so what the decoder needs from preprocess goes through vi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qwen3vl.config import ModelConfig
 from qwen3vl.errors import ArtifactError
 from triton_repo.config_pbtxt import Ensemble, PythonModel, Step, Tensor
+from triton_repo.roles import Role
 
 ENSEMBLE = "qwen3_vl_moe"
 WHOLE = "qwen3_vl_moe_whole"
+ENCODE = "encode"
 MODEL_VERSION = "1"
 
 # What clients send: messages or prompt, and any of the rest.
@@ -55,6 +61,16 @@ EMISSION = (
     Tensor("token_counts", "INT32", (2,)),
     Tensor("probe", "STRING", (1,)),
 )
+# Images and videos as they came, each with a description: see `split.media`.
+MEDIA = (
+    Tensor("media", "STRING", (-1,)),
+    Tensor("media_info", "STRING", (-1,)),
+)
+# Between a language and an encode server: see `handoff`.
+HANDOFF = (
+    Tensor("message", "UINT8", (-1,)),
+    Tensor("payload", "UINT8", (-1,)),
+)
 
 
 @dataclass(frozen=True)
@@ -64,40 +80,73 @@ class Options:
     Attributes:
         slots: requests that the decoder serves at the same time.
         threads: compute threads of each engine; 0 is one for each core.
-        preprocess_instances: processes that prepare prompts and images.
+        preprocess_instances: processes that prepare prompts and, on a whole server, images.
         whole_instances: whole answers over `infer` at the same time.
+        row_cache_mib: visual rows that a language server keeps for images that come again, in MiB; 0 for none.
+        encode_seconds: how long an image may take to become visual rows, waiting for an encode server included.
+        transport: how visual rows move from encode servers: see docs/handoff.md.
     """
 
     slots: int = 8
     threads: int = 0
     preprocess_instances: int = 2
     whole_instances: int = 4
+    row_cache_mib: int = 1024
+    encode_seconds: int = 30
+    transport: str = "grpc"
 
     def __post_init__(self) -> None:
-        for name, least in (("slots", 1), ("threads", 0), ("preprocess_instances", 1), ("whole_instances", 1)):
+        for name, least in (("slots", 1), ("threads", 0), ("preprocess_instances", 1), ("whole_instances", 1),
+                            ("row_cache_mib", 0), ("encode_seconds", 1)):
             if getattr(self, name) < least:
                 raise ArtifactError(f"{name} is {getattr(self, name)}, expected at least {least}")
 
 
-def models(config: ModelConfig, options: Options) -> list[PythonModel | Ensemble]:
-    """Every model of the repository for a checkpoint of this configuration."""
-    visual = (Tensor("patches", "UINT8", (-1, config.vision.patch_dim)), Tensor("grids", "INT32", (-1, 3)))
-    rows = (Tensor("visual_rows", "FP32", (-1, config.text.hidden_size)),)
+def models(role: Role, config: ModelConfig, options: Options,
+           parameters: Mapping[str, str]) -> list[PythonModel | Ensemble]:
+    """Every model of a repository for a checkpoint of this configuration.
+
+    Args:
+        parameters: what a server of rows is recognised by, for the roles `ENCODE` and `LANGUAGE`.
+    """
     threads = {"threads": str(options.threads)}
+    if role is Role.ENCODE:
+        message, payload = HANDOFF
+        return [PythonModel(ENCODE, (message, _optional(payload)), HANDOFF, decoupled=True,
+                            parameters={**threads, **parameters})]
+    if role is Role.LANGUAGE:
+        fetching = {"row_cache_mib": str(options.row_cache_mib), "encode_seconds": str(options.encode_seconds),
+                    "transport": options.transport, **parameters}
+        return _serving_models(MEDIA, "language_", fetching, config, options)
+    visual = (Tensor("patches", "UINT8", (-1, config.vision.patch_dim)), Tensor("grids", "INT32", (-1, 3)))
+    return _serving_models(visual, "", threads, config, options)
+
+
+def _serving_models(visual: tuple[Tensor, ...], shells: str, vision_parameters: Mapping[str, str],
+                    config: ModelConfig, options: Options) -> list[PythonModel | Ensemble]:
+    """The models that answer clients.
+
+    Args:
+        visual: what preprocess gives vision_encoder of images and videos.
+        shells: beginning of these two models' shells.
+    """
+    rows = (Tensor("visual_rows", "FP32", (-1, config.text.hidden_size)),)
     return [
-        PythonModel("preprocess", REQUEST, (*PROMPT, *visual), instances=options.preprocess_instances),
-        PythonModel("vision_encoder", (*PROMPT, *visual), (*PROMPT, *rows), decoupled=True, parameters=threads),
+        PythonModel("preprocess", REQUEST, (*PROMPT, *visual), instances=options.preprocess_instances,
+                    shell=f"{shells}preprocess"),
+        PythonModel("vision_encoder", (*PROMPT, *visual), (*PROMPT, *rows), decoupled=True,
+                    parameters=vision_parameters, shell=f"{shells}vision_encoder"),
         PythonModel("decoder", (*PROMPT, *rows), EMISSION, decoupled=True,
-                    parameters={"slots": str(options.slots), **threads}),
+                    parameters={"slots": str(options.slots), "threads": str(options.threads)}),
         # One instance: several could overtake each other and mix up the order of the text.
         PythonModel("postprocess", [_optional(tensor) for tensor in EMISSION], ANSWER, decoupled=True),
-        Ensemble(ENSEMBLE, REQUEST, ANSWER, _steps()),
+        Ensemble(ENSEMBLE, REQUEST, ANSWER, _steps(_names(visual))),
         PythonModel(WHOLE, REQUEST, ANSWER, instances=options.whole_instances),
     ]
 
 
-def _steps() -> list[Step]:
-    prompt, visual = _names(PROMPT), ("patches", "grids")
+def _steps(visual: tuple[str, ...]) -> list[Step]:
+    prompt = _names(PROMPT)
     return [
         Step("preprocess", {name: name for name in _names(REQUEST)},
              {name: f"preprocessed_{name}" for name in (*prompt, *visual)}),

@@ -21,6 +21,7 @@ from qwen3vl.errors import Qwen3VLError
 from triton_repo import die_with_parent
 from triton_repo.build_paths import BuildPaths
 from triton_repo.repo_check import require_sound
+from triton_repo.roles import Role
 from triton_repo.server_binary import find_server
 from triton_repo.server_log import ServerLog
 from triton_repo.whole import URL_VARIABLE
@@ -83,14 +84,15 @@ class TritonServer:
         server: path or command name of a tritonserver; by default see `find_server`.
         endpoints: where to listen.
         log: file to write the server's log to; by default one that goes with the server.
+        role: which of the build's repositories to serve.
 
     Raises:
         ArtifactError: the repository is not sound, or there is no server that can run it.
     """
 
     def __init__(self, build: Path, server: str | None = None, endpoints: Endpoints | None = None,
-                 log: Path | None = None) -> None:
-        repository = BuildPaths(build.absolute()).repository
+                 log: Path | None = None, role: Role = Role.BOTH) -> None:
+        repository = BuildPaths(build.absolute()).repository(role)
         require_sound(repository)
         _remove_leftovers()
         self._runtime = Path(tempfile.mkdtemp(prefix=f"{RUNTIME_PREFIX}{os.getpid()}-"))

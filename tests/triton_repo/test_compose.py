@@ -24,6 +24,7 @@ from triton_repo.compose import compose, default_limits
 from triton_repo.config_pbtxt import CONFIG_FILE, read_config
 from triton_repo.repo_check import MODELS, check_repository
 from triton_repo.repository import Options
+from triton_repo.roles import Role
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def files(folder: Path) -> dict[str, int]:
 def test_repository_has_every_model_with_sizes_of_the_checkpoint(build: Path) -> None:
     compose(build)
     repository = build / "triton_repo"
-    assert sorted(folder.name for folder in repository.iterdir()) == sorted(MODELS)
+    assert sorted(folder.name for folder in repository.iterdir()) == sorted(MODELS[Role.BOTH])
     assert check_repository(repository) == []
     config = ModelConfig.from_checkpoint(build / "processor")
     outputs = read_config(repository / "vision_encoder" / CONFIG_FILE).output
