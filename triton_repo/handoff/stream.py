@@ -20,6 +20,7 @@ from tritonclient.grpc import InferResult, service_pb2, service_pb2_grpc
 
 from client.grpc_call import CHANNEL_OPTIONS, infer_request
 from triton_repo.handoff import messages
+from triton_repo.handoff.encode_model import ENCODE_MODEL
 from triton_repo.handoff.errors import HandoffError, ProtocolError, Unreachable, error_from
 from triton_repo.handoff.job import RowsDescription
 from triton_repo.handoff.messages import Message
@@ -30,7 +31,6 @@ from triton_repo.handoff.transports import receive_buffers
 
 log = logging.getLogger(__name__)
 
-ENCODE_MODEL = "encode"
 OPTIONS = [*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
 
 OnMessage = Callable[["Stream", Message, np.ndarray | None], None]
