@@ -22,8 +22,8 @@ class TrtllmBuildOptions:
 
     Attributes:
         plugin: the library of the DeepstackAdd plugin; None for TensorRT's own operations.
-        max_batch, max_num_tokens, max_visual_tokens: as in `EngineSizes`; None for the defaults of `Deployment`, the last
-            one cut to what a prompt can hold.
+        max_batch, max_num_tokens, max_visual_tokens: as in `EngineSizes`; None for the defaults of `Deployment`, the
+            last one cut to what a prompt can hold.
         prompt_tokens: the longest prompt; None for the deployment's limit, cut to leave room for an answer.
         context_logits: let the engine give logits of every prompt token, for comparison with a reference.
     """

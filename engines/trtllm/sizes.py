@@ -28,8 +28,8 @@ class EngineSizes:
     def __post_init__(self) -> None:
         for field in fields(self):
             if getattr(self, field.name) < 1:
-                raise ArtifactError(f"--{field.name.replace('_', '-')} is {getattr(self, field.name)}, expected a number "
-                                    "above 0")
+                raise ArtifactError(f"--{field.name.replace('_', '-')} is {getattr(self, field.name)}, expected a "
+                                    "number above 0")
         if self.prompt_tokens >= self.total_tokens:
             raise ArtifactError(f"--prompt-tokens is {self.prompt_tokens}, expected less than {self.total_tokens}, the "
                                 "--max-length of the export: an answer needs room")
