@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from triton_repo.compose import compose
+from triton_repo.handoff.transports import TRANSPORTS
 from triton_repo.repository import Options
 from triton_repo.roles import Role
 
@@ -21,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f"requests that the decoder serves at the same time (default: {defaults.slots})")
     parser.add_argument("--threads", type=int, default=defaults.threads,
                         help="compute threads of each engine (default: one for each core)")
+    parser.add_argument("--stall-ms", type=int, default=defaults.stall_ms, metavar="MS",
+                        help="how long prompts may hold up running answers between two of their tokens "
+                             f"(default: {defaults.stall_ms}); more of it means shorter waits for the first token")
     parser.add_argument("--preprocess-instances", type=int, default=defaults.preprocess_instances,
                         help=f"processes that prepare requests (default: {defaults.preprocess_instances})")
     parser.add_argument("--whole-instances", type=int, default=defaults.whole_instances,
@@ -32,15 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     language.add_argument("--encode-seconds", type=int, default=defaults.encode_seconds, metavar="SECONDS",
                           help="how long an image may take to become visual rows, waiting for an encode server "
                                f"included (default: {defaults.encode_seconds})")
-    language.add_argument("--transport", default=defaults.transport,
+    language.add_argument("--transport", choices=TRANSPORTS, default=defaults.transport,
                           help=f"how visual rows move (default: {defaults.transport})")
     parser.add_argument("--limit", action="append", type=_limit, default=[], metavar="NAME=VALUE",
                         help="change a limit in limits.json, e.g. prompt_tokens=4096; may be given several times")
 
 
 def run(args: argparse.Namespace) -> int:
-    options = Options(args.slots, args.threads, args.preprocess_instances, args.whole_instances, args.row_cache_mib,
-                      args.encode_seconds, args.transport)
+    options = Options(args.slots, args.threads, args.stall_ms, args.preprocess_instances, args.whole_instances,
+                      args.row_cache_mib, args.encode_seconds, args.transport)
     compose(args.build, options, dict(args.limit), args.role)
     return 0
 

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from engines.batching.batcher import Batcher
+from engines.batching.prefill import PrefillSettings
 from engines.batching.request import BatcherStats, Emission, GenerationRequest, Ticket
 from triton_repo.build_paths import BuildPaths
 from triton_repo.cancellation import CancellationListener, new_request_id
@@ -57,11 +58,13 @@ class DecoderService:
         build: the build whose engine to use.
         slots: requests served at the same time.
         threads: compute threads; 0 for one for each core.
+        stall_ms: how long prompts may hold up running requests, in milliseconds.
         on_stats: called from the sending thread with what is going on, when requests come and end, and now and then.
     """
 
-    def __init__(self, build: BuildPaths, slots: int, threads: int, on_stats: Callable[[BatcherStats], None]) -> None:
-        self._batcher = Batcher(build.engines, build.limits(), slots, threads=threads or None)
+    def __init__(self, build: BuildPaths, slots: int, threads: int, stall_ms: int,
+                 on_stats: Callable[[BatcherStats], None]) -> None:
+        self._batcher = Batcher(build.engines, build.limits(), slots, PrefillSettings(stall_ms / 1000), threads or None)
         self._on_stats = on_stats
         self._active: dict[str, _Active] = {}
         self._outputs: queue.SimpleQueue[Output | None] = queue.SimpleQueue()

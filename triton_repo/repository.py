@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from qwen3vl.config import ModelConfig
 from qwen3vl.errors import ArtifactError
 from triton_repo.config_pbtxt import Ensemble, PythonModel, Step, Tensor
+from triton_repo.handoff.transports import TRANSPORTS
 from triton_repo.roles import Role
 
 ENSEMBLE = "qwen3_vl_moe"
@@ -80,6 +81,7 @@ class Options:
     Attributes:
         slots: requests that the decoder serves at the same time.
         threads: compute threads of each engine; 0 is one for each core.
+        stall_ms: how long prompts may hold up running answers between two of their tokens, in milliseconds.
         preprocess_instances: processes that prepare prompts and, on a whole server, images.
         whole_instances: whole answers over `infer` at the same time.
         row_cache_mib: visual rows that a language server keeps for images that come again, in MiB; 0 for none.
@@ -89,6 +91,7 @@ class Options:
 
     slots: int = 8
     threads: int = 0
+    stall_ms: int = 50
     preprocess_instances: int = 2
     whole_instances: int = 4
     row_cache_mib: int = 1024
@@ -96,10 +99,12 @@ class Options:
     transport: str = "grpc"
 
     def __post_init__(self) -> None:
-        for name, least in (("slots", 1), ("threads", 0), ("preprocess_instances", 1), ("whole_instances", 1),
-                            ("row_cache_mib", 0), ("encode_seconds", 1)):
+        for name, least in (("slots", 1), ("threads", 0), ("stall_ms", 1), ("preprocess_instances", 1),
+                            ("whole_instances", 1), ("row_cache_mib", 0), ("encode_seconds", 1)):
             if getattr(self, name) < least:
                 raise ArtifactError(f"{name} is {getattr(self, name)}, expected at least {least}")
+        if self.transport not in TRANSPORTS:
+            raise ArtifactError(f"transport is {self.transport!r}, expected one of {', '.join(TRANSPORTS)}")
 
 
 def models(role: Role, config: ModelConfig, options: Options,
@@ -137,7 +142,8 @@ def _serving_models(visual: tuple[Tensor, ...], shells: str, vision_parameters: 
         PythonModel("vision_encoder", (*PROMPT, *visual), (*PROMPT, *rows), decoupled=True,
                     parameters=vision_parameters, shell=f"{shells}vision_encoder"),
         PythonModel("decoder", (*PROMPT, *rows), EMISSION, decoupled=True,
-                    parameters={"slots": str(options.slots), "threads": str(options.threads)}),
+                    parameters={"slots": str(options.slots), "threads": str(options.threads),
+                                "stall_ms": str(options.stall_ms)}),
         # One instance: several could overtake each other and mix up the order of the text.
         PythonModel("postprocess", [_optional(tensor) for tensor in EMISSION], ANSWER, decoupled=True),
         Ensemble(ENSEMBLE, REQUEST, ANSWER, _steps(_names(visual))),

@@ -61,11 +61,12 @@ def test_other_options_replace_the_repository(build: Path) -> None:
     compose(build)
     stale = build / "triton_repo" / "old_model"
     stale.mkdir()
-    compose(build, Options(slots=3, threads=2, preprocess_instances=5))
+    compose(build, Options(slots=3, threads=2, stall_ms=80, preprocess_instances=5))
     repository = build / "triton_repo"
     assert not stale.exists()
     parameters = read_config(repository / "decoder" / CONFIG_FILE).parameters
-    assert {name: value.string_value for name, value in parameters.items()} == {"slots": "3", "threads": "2"}
+    assert {name: value.string_value for name, value in parameters.items()} == {"slots": "3", "threads": "2",
+                                                                                "stall_ms": "80"}
     assert read_config(repository / "preprocess" / CONFIG_FILE).instance_group[0].count == 5
 
 
@@ -119,7 +120,7 @@ def test_wrong_limit_is_refused(build: Path, limits: dict, message: str) -> None
         compose(build, limits=limits)
 
 
-@pytest.mark.parametrize("options", [{"slots": 0}, {"threads": -1}, {"whole_instances": 0}])
+@pytest.mark.parametrize("options", [{"slots": 0}, {"threads": -1}, {"stall_ms": 0}, {"whole_instances": 0}])
 def test_wrong_option_is_refused(options: dict) -> None:
     name, value = next(iter(options.items()))
     with pytest.raises(ArtifactError, match=f"{name} is {value}, expected at least"):

@@ -56,7 +56,7 @@ def stats() -> queue.Queue:
 
 @pytest.fixture
 def service(live_build: Path, stats: queue.Queue):
-    service = DecoderService(BuildPaths(live_build), SLOTS, 1, stats.put)
+    service = DecoderService(BuildPaths(live_build), SLOTS, 1, 50, stats.put)
     yield service
     service.close()
 
@@ -153,7 +153,7 @@ def test_reply_that_cannot_send_is_cancelled(service: DecoderService) -> None:
 
 
 def test_close_tells_unfinished_requests(live_build: Path) -> None:
-    service = DecoderService(BuildPaths(live_build), SLOTS, 1, lambda stats: None)
+    service = DecoderService(BuildPaths(live_build), SLOTS, 1, 50, lambda stats: None)
     reply = submit(service, "endless", max_tokens=ENDLESS)
     service.close()
     assert isinstance(reply.last(), Overloaded)

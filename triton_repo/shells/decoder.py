@@ -20,7 +20,7 @@ class TritonPythonModel:
              "qwen3vl_cancelled_requests": "Requests whose client went away",
              "qwen3vl_failed_requests": "Requests that failed in the decoder"})
         self._service = DecoderService(settings.build, settings.number("slots"), settings.number("threads"),
-                                       self._report)
+                                       settings.number("stall_ms"), self._report)
 
     def execute(self, requests):
         for request in requests:
