@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -30,17 +30,19 @@ class ModelSettings:
     Attributes:
         build: the build that the model is part of.
         name: of the model.
+        parameters: of its `config.pbtxt`.
     """
 
     def __init__(self, args: Mapping[str, str]) -> None:
         logging.basicConfig(level=logging.INFO, format=f"%(levelname)s {args['model_name']}: %(message)s")
         self.build = BuildPaths.of_model(args["model_repository"])
         self.name = args["model_name"]
-        self._parameters = json.loads(args["model_config"])["parameters"]
+        parameters = json.loads(args["model_config"])["parameters"]
+        self.parameters = {name: value["string_value"] for name, value in parameters.items()}
 
     def number(self, name: str) -> int:
         """A parameter of `config.pbtxt`."""
-        return int(self._parameters[name]["string_value"])
+        return int(self.parameters[name])
 
 
 def inputs_of(request: pb_utils.InferenceRequest) -> dict[str, np.ndarray]:
@@ -103,3 +105,26 @@ class Metrics:
                 metric = self._metrics[name]
                 metric.increment(change) if name in self._counters else metric.set(value)
                 self._values[name] = value
+
+
+class Ticker:
+    """Calls a function now and then, for statistics that change by themselves."""
+
+    SECONDS = 0.25
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call, self._closed = call, threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="ticker", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """After this there is no more call."""
+        self._closed.set()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        while not self._closed.wait(self.SECONDS):
+            try:
+                self._call()
+            except Exception:
+                log.exception("statistics could not be reported")

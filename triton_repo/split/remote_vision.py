@@ -5,12 +5,18 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from qwen3vl.errors import InvalidRequest, Overloaded
+from triton_repo.build_paths import BuildPaths
+from triton_repo.handoff.job import RowsDescription
+from triton_repo.handoff.receiver import EncodeConnection
+from triton_repo.split.encode_server import EncodeServer
 from triton_repo.split.media import Media
+from triton_repo.split.pairing import Pairing
+from triton_repo.split.pool import EncodePool
 from triton_repo.split.row_source import RowSource, SourceStats
 
 log = logging.getLogger(__name__)
@@ -35,6 +41,18 @@ class RemoteVision:
         self._done: queue.SimpleQueue[tuple[OnRows, np.ndarray | Exception] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._deliver_loop, name="deliver", daemon=True)
         self._thread.start()
+
+    @classmethod
+    def of_build(cls, build: BuildPaths, parameters: Mapping[str, str]) -> RemoteVision:
+        """For the model's parameters, those of `repository.Options` and `Pairing`."""
+        pairing, transport = Pairing.from_parameters(parameters), parameters["transport"]
+
+        def connect(url: str, description: RowsDescription) -> EncodeConnection:
+            return EncodeConnection(url, transport, description)
+
+        pool = EncodePool(build.encode_servers_file, lambda url: EncodeServer(url, pairing, connect))
+        source = RowSource(pool, pairing, int(parameters["row_cache_mib"]) * 2**20, int(parameters["encode_seconds"]))
+        return cls(source, pairing.hidden, build.limits().queue)
 
     def submit(self, media: Sequence[Media], request_id: str, on_rows: OnRows) -> None:
         """Get the rows of one request.
