@@ -47,11 +47,14 @@ class OneModelServer:
             f"--model-repository={folder / 'models'}", "--disable-auto-complete-config", f"--grpc-address={host}",
             f"--grpc-port={port}", "--allow-http=false", "--allow-metrics=false", "--exit-timeout-secs=2",
             f"--backend-config=python,shm-region-prefix-name={self._shared_memory}"]
+        # Code of tests and benchmarks imports what is not installed.
+        path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, **binary.environment, "PYTHONPATH": path}
         inside = [] if network is None else ["ip", "netns", "exec", network]
         with open(self.log, "wb") as log:
             self._process = subprocess.Popen(
-                [*inside, str(binary.path), *binary.arguments, *arguments], env={**os.environ, **binary.environment},
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+                [*inside, str(binary.path), *binary.arguments, *arguments], env=environment, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
     def __enter__(self) -> OneModelServer:
         deadline = time.monotonic() + READY_SECONDS

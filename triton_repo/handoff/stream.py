@@ -20,7 +20,6 @@ from tritonclient.grpc import InferResult, service_pb2, service_pb2_grpc
 
 from client.grpc_call import CHANNEL_OPTIONS, infer_request
 from triton_repo.handoff import messages
-from triton_repo.handoff.encode_model import ENCODE_MODEL
 from triton_repo.handoff.errors import HandoffError, ProtocolError, Unreachable, error_from
 from triton_repo.handoff.job import RowsDescription
 from triton_repo.handoff.messages import Message
@@ -28,6 +27,7 @@ from triton_repo.handoff.quarantine import Quarantine
 from triton_repo.handoff.settings import ReceiverSettings
 from triton_repo.handoff.slots import SlotPool
 from triton_repo.handoff.transports import receive_buffers
+from triton_repo.repository import ENCODE
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Stream:
         inputs = {"message": np.frombuffer(messages.encode_message(message), np.uint8)}
         if payload is not None:
             inputs["payload"] = payload
-        self._outgoing.put(infer_request(ENCODE_MODEL, inputs))
+        self._outgoing.put(infer_request(ENCODE, inputs))
 
     def ping(self, seconds: float) -> messages.Pong:
         """Ask for a sign of life.
