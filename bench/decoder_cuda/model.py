@@ -1,0 +1,118 @@
+"""Random weights, caches and buffers at the decoder's real shapes, on the GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of Qwen3-VL-30B-A3B's decoder."""
+
+    hidden: int = 2048
+    heads: int = 32
+    kv_heads: int = 4
+    head_size: int = 128
+    experts: int = 128
+    chosen: int = 8
+    inner: int = 768
+    layers: int = 48
+    vocabulary: int = 151936
+    epsilon: float = 1e-6
+
+    @property
+    def qkv(self) -> int:
+        return (self.heads + 2 * self.kv_heads) * self.head_size
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer's weights; matrices are [out, in], gate and up rows alternate."""
+
+    input_norm: torch.Tensor
+    qkv: torch.Tensor
+    query_norm: torch.Tensor
+    key_norm: torch.Tensor
+    output: torch.Tensor
+    expert_norm: torch.Tensor
+    router: torch.Tensor
+    gate_up: torch.Tensor
+    down: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Head:
+    norm: torch.Tensor
+    weights: torch.Tensor
+
+
+def random_layer(shape: Shape, dtype: torch.dtype) -> Layer:
+    def matrix(*sizes: int) -> torch.Tensor:
+        return torch.randn(sizes, device="cuda", dtype=dtype).mul_(sizes[-1] ** -0.5)
+
+    def norm(size: int) -> torch.Tensor:
+        return torch.randn(size, device="cuda", dtype=dtype).mul_(0.1).add_(1)
+
+    s = shape
+    return Layer(norm(s.hidden), matrix(s.qkv, s.hidden), norm(s.head_size), norm(s.head_size),
+                 matrix(s.hidden, s.heads * s.head_size), norm(s.hidden), matrix(s.experts, s.hidden),
+                 matrix(s.experts, 2 * s.inner, s.hidden), matrix(s.experts, s.hidden, s.inner))
+
+
+def random_head(shape: Shape, dtype: torch.dtype) -> Head:
+    norm = torch.randn(shape.hidden, device="cuda", dtype=dtype).mul_(0.1).add_(1)
+    weights = torch.randn(shape.vocabulary, shape.hidden, device="cuda", dtype=dtype).mul_(shape.hidden**-0.5)
+    return Head(norm, weights)
+
+
+@dataclass
+class Buffers:
+    """What one step of `batch` sequences reads and writes besides weights and cache."""
+
+    h: torch.Tensor
+    qkv: torch.Tensor
+    attended: torch.Tensor
+    normed: torch.Tensor
+    chosen: torch.Tensor
+    chosen_weights: torch.Tensor
+    counters: torch.Tensor
+    activations: torch.Tensor
+    y: torch.Tensor
+    cosines: torch.Tensor
+    sines: torch.Tensor
+    total_lengths: torch.Tensor
+    logits: torch.Tensor
+
+    @classmethod
+    def random(cls, shape: Shape, batch: int, past: int, dtype: torch.dtype) -> Buffers:
+        """Every output is NaN or -1 until it is written."""
+        s = shape
+
+        def unwritten(*sizes: int, of: torch.dtype = dtype) -> torch.Tensor:
+            return torch.full(sizes, float("nan"), device="cuda", dtype=of)
+
+        angles = torch.rand(batch, s.head_size // 2, device="cuda") * 6.28
+        return cls(
+            h=torch.randn(batch, s.hidden, device="cuda", dtype=dtype), qkv=unwritten(batch, s.qkv),
+            attended=unwritten(batch, s.heads * s.head_size), normed=unwritten(batch, s.hidden),
+            chosen=torch.full((batch, s.chosen), -1, device="cuda", dtype=torch.int32),
+            chosen_weights=unwritten(batch, s.chosen, of=torch.float32),
+            counters=torch.full((256,), 7, device="cuda", dtype=torch.int32),
+            activations=unwritten(batch * s.chosen, s.inner), y=unwritten(batch * s.chosen, s.hidden, of=torch.float32),
+            cosines=angles.cos(), sines=angles.sin(),
+            total_lengths=torch.full((batch,), past + 1, device="cuda", dtype=torch.int32),
+            logits=unwritten(batch, s.vocabulary, of=torch.float32))
+
+
+def random_cache(shape: Shape, batch: int, capacity: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    sizes = (batch, shape.kv_heads, capacity, shape.head_size)
+    return tuple(torch.randn(sizes, device="cuda", dtype=dtype) for _ in range(2))
+
+
+def layer_bytes(layer: Layer, experts_used: float) -> float:
+    """Weights that one layer of a step reads."""
+    sizes = {field.name: getattr(layer, field.name).nbytes for field in fields(layer)}
+    of_experts = sizes["gate_up"] + sizes["down"]
+    return sum(sizes.values()) - of_experts + of_experts * experts_used / len(layer.down)

@@ -1,0 +1,77 @@
+"""One decode step through the library's kernels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from bench.decoder_cuda.model import Buffers, Head, Layer, Shape
+from plugins.decoder_kernels.kernel_library import DecoderKernels, type_number
+
+STREAMED_TOKENS = 32  # up to so many, dense products stream their weights; beyond, they are the BLAS library's
+
+
+class Step:
+    """Puts kernels on the current stream, one method for each."""
+
+    def __init__(self, kernels: DecoderKernels, shape: Shape, buffers: Buffers):
+        self.kernels, self.shape, self.buffers = kernels, shape, buffers
+        self.batch = len(buffers.h)
+        self.type = type_number(str(buffers.h.dtype).removeprefix("torch."))
+
+    def layer(self, layer: Layer, keys: torch.Tensor, values: torch.Tensor) -> None:
+        self.qkv(layer)
+        self.attention(layer, keys, values)
+        self.output(layer)
+        self.router(layer)
+        self.experts(layer)
+        self.combine()
+
+    def qkv(self, layer: Layer) -> None:
+        b, s = self.buffers, self.shape
+        if self.batch > STREAMED_TOKENS:
+            torch.matmul(F.rms_norm(b.h, (s.hidden,), layer.input_norm, s.epsilon), layer.qkv.T, out=b.qkv)
+            return
+        self._call("product", b.qkv, b.h, layer.input_norm, None, layer.qkv, self.batch, s.qkv, s.hidden, s.epsilon,
+                   self.type, 0)
+
+    def attention(self, layer: Layer, keys: torch.Tensor, values: torch.Tensor, splits: int = 0) -> None:
+        b, s = self.buffers, self.shape
+        self._call("decode_attention", b.attended, b.qkv, layer.query_norm, layer.key_norm, b.cosines, b.sines, keys,
+                   values, b.total_lengths, self.batch, s.heads, s.kv_heads, s.head_size, keys.shape[2], s.epsilon,
+                   s.head_size**-0.5, self.type, splits)
+
+    def output(self, layer: Layer) -> None:
+        b, s = self.buffers, self.shape
+        if self.batch > STREAMED_TOKENS:
+            torch.addmm(b.h, b.attended, layer.output.T, out=b.h)
+            return
+        self._call("product", b.h, b.attended, None, b.h, layer.output, self.batch, s.hidden, s.heads * s.head_size,
+                   s.epsilon, self.type, 0)
+
+    def router(self, layer: Layer) -> None:
+        b, s = self.buffers, self.shape
+        self._call("router", b.normed, b.chosen, b.chosen_weights, b.counters, len(b.counters), b.h, layer.expert_norm,
+                   layer.router, self.batch, s.hidden, s.experts, s.chosen, s.epsilon, self.type)
+
+    def experts(self, layer: Layer) -> None:
+        b, s = self.buffers, self.shape
+        self._call("experts", b.y, b.activations, b.counters, b.normed, b.chosen, b.chosen_weights, layer.gate_up,
+                   layer.down, self.batch, s.chosen, s.experts, s.hidden, s.inner, self.type)
+
+    def combine(self) -> None:
+        b, s = self.buffers, self.shape
+        self._call("combine", b.h, b.y, self.batch, s.chosen, s.hidden, self.type)
+
+    def head(self, head: Head) -> None:
+        b, s = self.buffers, self.shape
+        if self.batch > STREAMED_TOKENS:
+            normed = F.rms_norm(b.h, (s.hidden,), head.norm, s.epsilon)
+            torch.mm(normed, head.weights.T, out_dtype=torch.float32, out=b.logits)
+            return
+        self._call("product", b.logits, b.h, head.norm, None, head.weights, self.batch, s.vocabulary, s.hidden,
+                   s.epsilon, self.type, 1)
+
+    def _call(self, name: str, *arguments: torch.Tensor | float | None) -> None:
+        addresses = (x.data_ptr() if isinstance(x, torch.Tensor) else x for x in arguments)
+        self.kernels.call(name, *addresses, torch.cuda.current_stream().cuda_stream)

@@ -1,0 +1,58 @@
+"""The decoder's CUDA kernels, called by ctypes. csrc/decoder_kernels.h documents the functions behind it."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_float, c_int, c_void_p
+from pathlib import Path
+
+from qwen3vl.errors import ArtifactError
+
+_TYPES = {"float16": 1, "bfloat16": 2}  # enum Qwen3vlType
+
+# Arguments of each function: p a device address or stream, i an int, f a float.
+_SIGNATURES = {
+    "product": "pppppiiifiip",
+    "decode_attention": "pppppppppiiiiiffiip",
+    "router": "ppppipppiiiifip",
+    "experts": "ppppppppiiiiiip",
+    "combine": "ppiiiip",
+}
+_KINDS = {"p": c_void_p, "i": c_int, "f": c_float}
+
+
+class DecoderKernels:
+    """`libdecoder_kernels.so`, built by plugins/decoder_kernels/CMakeLists.txt."""
+
+    def __init__(self, path: Path):
+        """Load the library.
+
+        Raises:
+            ArtifactError: there is no such file, or it is not that library.
+        """
+        try:
+            library = ctypes.CDLL(str(path))
+            self._functions = {name: getattr(library, f"qwen3vl_{name}") for name in _SIGNATURES}
+        except (OSError, AttributeError) as error:
+            raise ArtifactError(f"{path} is not the library of the decoder's kernels ({error}); build it with "
+                                "cmake -S plugins/decoder_kernels -B build/decoder_kernels && "
+                                "cmake --build build/decoder_kernels") from error
+        for name, signature in _SIGNATURES.items():
+            self._functions[name].argtypes = [_KINDS[kind] for kind in signature]
+            self._functions[name].restype = c_int
+
+    def call(self, name: str, *arguments: float) -> None:
+        """Put one call of `qwen3vl_<name>` on its stream.
+
+        Raises:
+            RuntimeError: no kernel was compiled for these sizes, or CUDA refused the launch.
+        """
+        status = self._functions[name](*arguments)
+        if status != 0:
+            raise RuntimeError(f"qwen3vl_{name}{arguments}: CUDA error {status}"
+                               + (" (sizes that no kernel was compiled for)" if status == 1 else ""))
+
+
+def type_number(dtype: str) -> int:
+    """The library's number of "float16" or "bfloat16"."""
+    return _TYPES[dtype]
