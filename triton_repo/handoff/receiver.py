@@ -19,6 +19,9 @@ from triton_repo.handoff.messages import Message
 from triton_repo.handoff.settings import ReceiverSettings
 from triton_repo.handoff.stream import Stream
 
+# How long fetches may take to end when the connection is closed.
+CLOSE_SECONDS = 1.0
+
 
 @dataclass(frozen=True)
 class Health:
@@ -57,6 +60,7 @@ class EncodeConnection:
         self._settings = settings or ReceiverSettings()
         tokens_per_block(self._settings.block_bytes, description.token_bytes)
         self._lock = threading.Lock()
+        self._ended = threading.Condition(self._lock)
         self._fetches: dict[str, Fetch] = {}
         self._stream: Stream | None = None
         self._waiting: list[queue.SimpleQueue[Event]] = []
@@ -87,6 +91,7 @@ class EncodeConnection:
         finally:
             with self._lock:
                 del self._fetches[fetch.transfer]
+                self._ended.notify_all()
 
     def health(self) -> Health:
         """Ask the encode server how it does; takes as long as `connect_seconds` at most, twice if it has to connect.
@@ -107,11 +112,14 @@ class EncodeConnection:
         return Health(pong.instance, time.monotonic() - started, pong.transfers, pong.rows)
 
     def close(self) -> None:
-        """End everything: what is being fetched fails as `Cancelled`."""
+        """End everything: what is being fetched fails as `Cancelled`, and the sender is told."""
         with self._lock:
             self._closed, stream = True, self._stream
+            for fetch in self._fetches.values():
+                fetch.events.put(NotOpened(self._closed_error()))
+            self._ended.wait_for(lambda: not self._fetches, CLOSE_SECONDS)
         if stream is not None:
-            stream.close(self._closed_error())
+            stream.finish(self._closed_error())
 
     def _want_stream(self, events: queue.SimpleQueue[Event]) -> None:
         """Have `Opened` or `NotOpened` put in: at once, or when the one attempt for all who wait has ended."""

@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 OPTIONS = [*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
 
+# How long a stream that is not needed any more may take to tell the sender.
+FINISH_SECONDS = 1.0
+
 OnMessage = Callable[["Stream", Message, np.ndarray | None], None]
 
 
@@ -115,8 +118,14 @@ class Stream:
             raise pong
         return pong
 
+    def finish(self, error: HandoffError) -> None:
+        """End the stream when the sender has read all that was sent, but do not wait long for it."""
+        self._outgoing.put(None)
+        self._ended.wait(FINISH_SECONDS)
+        self.close(error)
+
     def close(self, error: HandoffError | None = None) -> None:
-        """End the stream; nothing happens the second time."""
+        """End the stream at once; nothing happens the second time."""
         with self._lock:
             if self._lost is not None:
                 return
