@@ -109,18 +109,32 @@ class Fetch:
         machine = self._machine
         self._want_stream(self.events)
         try:
-            while not machine.state.over:
-                self._look_at_clock(time.monotonic(), deadline, cancelled)
-                if not machine.state.over:
+            while not self.over:
+                self.look_at_clock(time.monotonic(), deadline, cancelled)
+                if not self.over:
                     self._next()
         finally:
-            self._apply(machine.fail(Cancelled("an error ended this transfer")))
-            self._leave_line()
-        if machine.error is not None:
-            raise machine.error
+            self.leave()
+        return self.result()
+
+    @property
+    def over(self) -> bool:
+        """Whether there are all rows, or an error."""
+        return self._machine.state.over
+
+    def result(self) -> np.ndarray:
+        """The rows of a transfer that is over; raises its error."""
+        if self._machine.error is not None:
+            raise self._machine.error
         return self._rows
 
-    def _look_at_clock(self, now: float, deadline: float, cancelled: Callable[[], bool]) -> None:
+    def leave(self) -> None:
+        """End the transfer, if it is not over, and give back what it has."""
+        self._apply(self._machine.fail(Cancelled("an error ended this transfer")))
+        self._leave_line()
+
+    def look_at_clock(self, now: float, deadline: float, cancelled: Callable[[], bool]) -> None:
+        """What the passing of time and the caller's wishes make necessary."""
         if now >= deadline:
             self._apply(self._machine.fail(TimedOut(f"the rows of an image were not there in time; the transfer was "
                                                     f"{self._machine.state.name.lower()}")))
@@ -133,10 +147,13 @@ class Fetch:
 
     def _next(self) -> None:
         try:
-            event = self.events.get(timeout=POLL_SECONDS)
+            self.take(self.events.get(timeout=POLL_SECONDS), time.monotonic())
         except queue.Empty:
             return
-        self._apply(self._happened(event, time.monotonic()))
+
+    def take(self, event: Event, now: float) -> None:
+        """Something happened."""
+        self._apply(self._happened(event, now))
         self._get_in_line()
 
     def _happened(self, event: Event, now: float) -> Step:

@@ -167,7 +167,7 @@ def test_a_slow_receiver_holds_up_nobody_else(server, connect) -> None:
         for seed in range(10, 20):
             np.testing.assert_array_equal(quick.fetch(make_job(seed), soon()), rows_of(make_job(seed)))
         assert not any(future.done() for future in waiting)
-        assert slow.health().transfers == 4
+        wait_until(lambda: slow.health().transfers == 4)
         slow._stream.slots.give_back(held)
         for seed, future in enumerate(waiting):
             np.testing.assert_array_equal(future.result(timeout=SECONDS), rows_of(make_job(seed, (1, 32, 32))))

@@ -1,0 +1,291 @@
+"""All transfers of an encode server: their state machines, and the rows and ways back that belong to them.
+
+Nothing here waits, and no thread is started: `sender` does both.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from triton_repo.handoff import messages
+from triton_repo.handoff.blocks import GrantedBlock
+from triton_repo.handoff.encode_task import Encoder, EncodeTask
+from triton_repo.handoff.errors import Busy, ProtocolError, TypeMismatch, Unreachable, error_of
+from triton_repo.handoff.job import EncodeJob, RowsDescription
+from triton_repo.handoff.messages import Message
+from triton_repo.handoff.reply import Way
+from triton_repo.handoff.sender_sessions import Session
+from triton_repo.handoff.sender_transfer import Action, Encode, Forget, SayBlock, SayReady, SenderTransfer, Write
+from triton_repo.handoff.settings import SenderSettings
+from triton_repo.handoff.states import State
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SenderStats:
+    """Attributes:
+        transfers: that are not over.
+        outstanding_rows: of these, still to be encoded or sent.
+        held_bytes: encoded rows that wait to be fetched.
+        sent_blocks, sent_bytes: since the start.
+        succeeded, failed: transfers that are over, by how they ended.
+    """
+
+    transfers: int
+    outstanding_rows: int
+    held_bytes: int
+    sent_blocks: int
+    sent_bytes: int
+    succeeded: int
+    failed: int
+
+
+@dataclass(eq=False)
+class Transfer:
+    """A transfer with what belongs to it."""
+
+    machine: SenderTransfer
+    job: EncodeJob
+    tokens: int
+    way: Way
+    session: Session
+    task: EncodeTask | None = None
+    rows: np.ndarray | None = None
+    encoding: str = ""
+    sent_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class PendingWrite:
+    """A block to be written.
+
+    Attributes:
+        session: whose buffers it goes to.
+        rows: its bytes, uint8 [bytes].
+    """
+
+    transfer: Transfer
+    session: Session
+    block: GrantedBlock
+    rows: np.ndarray
+
+
+@dataclass
+class _Totals:
+    blocks: int = 0
+    bytes: int = 0
+    ended: dict[State, int] = field(default_factory=lambda: {State.SUCCESS: 0, State.FAILED: 0})
+
+
+class SenderTransfers:
+    """Used from any thread.
+
+    Attributes:
+        writes: blocks to be written, in order; `written` is to be called after each.
+
+    Args:
+        encode: gets each job.
+        description: the rows that it makes.
+        settings: how patient and large this side is.
+    """
+
+    def __init__(self, encode: Encoder, description: RowsDescription, settings: SenderSettings) -> None:
+        self._encode, self._description, self._settings = encode, description, settings
+        self.writes: queue.SimpleQueue[PendingWrite | None] = queue.SimpleQueue()
+        # Guards the transfers' state. Messages are sent without it: the protocol does not depend on their order.
+        self._lock = threading.Lock()
+        self._transfers: dict[str, Transfer] = {}
+        self._totals = _Totals()
+
+    def stats(self) -> SenderStats:
+        """What is going on."""
+        with self._lock:
+            transfers, totals = list(self._transfers.values()), self._totals
+            rows = sum(max(0, transfer.tokens - transfer.sent_tokens) * self._description.rows_per_token
+                       for transfer in transfers if not transfer.machine.state.over)
+            return SenderStats(len(transfers), rows, self._held(), totals.blocks, totals.bytes,
+                               totals.ended[State.SUCCESS], totals.ended[State.FAILED])
+
+    def asked(self, message: messages.Request | messages.Resume, payload: np.ndarray | None, session: Session,
+              way: Way) -> bool:
+        """A transfer is begun or taken up again. Returns whether `way` is kept for what comes of it."""
+        with self._lock:
+            transfer = self._transfers.get(message.transfer)
+            if transfer is None:
+                if isinstance(message, messages.Resume):
+                    way.send(messages.Unknown(message.transfer, message.attempt))
+                    return False
+                if (held := self._held()) > self._settings.held_bytes:
+                    busy = Busy(f"{held} bytes of visual rows wait to be fetched, more than held_bytes = "
+                                f"{self._settings.held_bytes}")
+                    way.send(messages.Failed(message.transfer, message.attempt, busy.code, str(busy)))
+                    return False
+                transfer = self._transfers[message.transfer] = self._transfer(message, payload, session, way)
+            before = transfer.machine.attempt
+            actions = transfer.machine.asked(message.attempt)
+            if transfer.machine.attempt == before:
+                return False
+            earlier, transfer.way, transfer.session = transfer.way, way, session
+        if earlier is not way:
+            earlier.finish()
+        self._do(transfer, actions)
+        return True
+
+    def granted(self, grant: messages.Grant) -> None:
+        """The receiver has slots for blocks."""
+        try:
+            blocks = [GrantedBlock(*block) for block in grant.blocks]
+        except TypeError:
+            raise ProtocolError(f"a grant of transfer {grant.transfer} cannot be read: {grant.blocks!r:.80}") from None
+        self._step(grant.transfer, lambda machine: machine.granted(grant.attempt, blocks))
+
+    def closing(self, message: messages.Release | messages.Cancel, way: Way) -> None:
+        """The receiver needs a transfer no more."""
+        state = State.SUCCESS if isinstance(message, messages.Release) else State.FAILED
+        if not self._step(message.transfer, lambda machine: machine.closed(state)):
+            way.send(messages.Closed(message.transfer))
+
+    def written(self, write: PendingWrite, payload: np.ndarray | None, digest: int, error: str | None) -> None:
+        """A block of `writes` is in its slot.
+
+        Args:
+            payload: what is to go with its message.
+            digest: the checksum of its rows.
+            error: why it could not be written, if so.
+        """
+        transfer = write.transfer
+        with self._lock:
+            actions = transfer.machine.written(error)
+            if any(isinstance(action, SayBlock) for action in actions):
+                transfer.sent_tokens += write.block.tokens
+                self._totals.blocks += 1
+                self._totals.bytes += write.rows.nbytes
+        self._do(transfer, actions, payload, digest)
+
+    def tick(self, now: float, silent: set[str]) -> None:
+        """Look after transfers whose receivers are gone.
+
+        Args:
+            now: by `time.monotonic`.
+            silent: sessions that have just been closed.
+        """
+        with self._lock:
+            transfers = list(self._transfers.values())
+        for transfer in transfers:
+            with self._lock:
+                machine, actions = transfer.machine, []
+                if machine.attached and (transfer.session.id in silent or transfer.way.gone()):
+                    actions += machine.detached(now)
+                    transfer.way.finish()
+                actions += machine.tick(now, self._settings.retention_seconds)
+            self._do(transfer, actions)
+
+    def close(self) -> None:
+        """Fail all of them."""
+        with self._lock:
+            transfers, self._transfers = list(self._transfers.values()), {}
+        error = Unreachable("the encode server is being stopped")
+        for transfer in transfers:
+            machine = transfer.machine
+            transfer.way.send(messages.Failed(machine.transfer, machine.attempt, error.code, str(error)))
+            _let_go(transfer)
+
+    def _transfer(self, request: messages.Request, payload: np.ndarray | None, session: Session, way: Way) -> Transfer:
+        try:
+            job = EncodeJob(request.request_id, bytes.fromhex(request.image_hash),
+                            b"" if payload is None else payload.tobytes(), request.kind, request.grid)
+            tokens = self._description.tokens(job.grid)
+        except (ValueError, TypeError) as error:
+            raise ProtocolError(f"a request of transfer {request.transfer} cannot be read: {error}") from None
+        transfer = Transfer(SenderTransfer(request.transfer), job, tokens, way, session)
+        transfer.task = EncodeTask(job, lambda rows: self._encoded(transfer, rows))
+        return transfer
+
+    def _encoded(self, transfer: Transfer, rows: np.ndarray | Exception) -> None:
+        try:
+            outcome = rows if isinstance(rows, Exception) else self._checked(transfer, rows)
+        except TypeMismatch as error:
+            outcome = error
+        with self._lock:
+            if transfer.task.cancelled():
+                return
+            if isinstance(outcome, Exception):
+                actions = transfer.machine.fail(error_of(outcome))
+            else:
+                transfer.rows, transfer.encoding = outcome, secrets.token_hex(8)
+                actions = transfer.machine.encoded(transfer.tokens)
+        self._do(transfer, actions)
+
+    def _checked(self, transfer: Transfer, rows: np.ndarray) -> np.ndarray:
+        description = self._description
+        shape = (transfer.tokens * description.rows_per_token, description.hidden)
+        if rows.shape != shape or rows.dtype != description.numpy_dtype:
+            raise TypeMismatch(f"the encoder made {rows.dtype} {list(rows.shape)} for a grid of {transfer.job.grid}, "
+                               f"expected {description.numpy_dtype} {list(shape)}")
+        return np.ascontiguousarray(rows)
+
+    def _step(self, name: str, event: Callable[[SenderTransfer], list[Action]]) -> bool:
+        """Returns whether there is such a transfer."""
+        with self._lock:
+            transfer = self._transfers.get(name)
+            actions = event(transfer.machine) if transfer else []
+        if transfer:
+            self._do(transfer, actions)
+        return transfer is not None
+
+    def _do(self, transfer: Transfer, actions: list[Action], payload: np.ndarray | None = None,
+            digest: int = 0) -> None:
+        for action in actions:
+            match action:
+                case Encode():
+                    self._start(transfer)
+                case Write(block):
+                    self._write(transfer, block)
+                case SayReady(attempt):
+                    transfer.way.send(messages.Ready(transfer.machine.transfer, attempt, transfer.encoding,
+                                                     transfer.tokens, *self._type(transfer.tokens)))
+                case SayBlock(attempt, block):
+                    message = messages.Block(
+                        transfer.machine.transfer, attempt, transfer.encoding, transfer.job.image_hash.hex(),
+                        block.number, block.slot, block.first, block.tokens, *self._type(block.tokens), digest)
+                    transfer.way.send(message, payload)
+                case Forget():
+                    with self._lock:
+                        self._transfers.pop(transfer.machine.transfer, None)
+                        self._totals.ended[transfer.machine.state] += 1
+                    _let_go(transfer)
+                case Message():
+                    transfer.way.send(action)
+
+    def _type(self, tokens: int) -> tuple[int, int, str]:
+        """Rows, hidden size and dtype, as messages say them."""
+        return tokens * self._description.rows_per_token, self._description.hidden, self._description.dtype
+
+    def _start(self, transfer: Transfer) -> None:
+        try:
+            self._encode(transfer.task)
+        except Exception as error:
+            log.exception("a job could not be given to the encoder")
+            self._encoded(transfer, error)
+
+    def _write(self, transfer: Transfer, block: GrantedBlock) -> None:
+        rows = self._description.rows_per_token
+        data = transfer.rows[block.first * rows:block.end * rows].reshape(-1).view(np.uint8)
+        self.writes.put(PendingWrite(transfer, transfer.session, block, data))
+
+    def _held(self) -> int:
+        return sum(transfer.rows.nbytes for transfer in self._transfers.values() if transfer.rows is not None)
+
+
+def _let_go(transfer: Transfer) -> None:
+    transfer.task.cancel()
+    transfer.rows = None
+    transfer.way.finish()
