@@ -7,7 +7,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-# Command -> its module, with HELP, add_arguments(parser) and run(args) -> exit code; and what it says in the overview.
+# Command, of one or two words -> its module, with HELP, add_arguments(parser) and run(args) -> exit code; and what it
+# says in the overview.
 COMMANDS = {
     "export": ("export.export_command", "export a checkpoint to ONNX graphs or a TensorRT-LLM checkpoint"),
     "plan": ("export.plan_command", "show the GPU memory that a deployment needs"),
@@ -20,6 +21,7 @@ COMMANDS = {
     "status": ("client.status_command", "show a server's models, slots and statistics"),
     "check": ("engines.check_command", "compare artifacts with the reference implementation"),
     "bench": ("bench.bench_command", "measure latency and throughput"),
+    "bench serve": ("bench.serve.command", "measure a server under load"),
 }
 INTERRUPTED = 130
 
@@ -34,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
         return 0 if arguments else 2
-    name, *rest = arguments
+    words = 2 if " ".join(arguments[:2]) in COMMANDS else 1
+    name, rest = " ".join(arguments[:words]), arguments[words:]
     if name not in COMMANDS:
         print(f"qwen3vl: there is no command {name!r}\n\n{overview()}", file=sys.stderr)
         return 2
