@@ -218,4 +218,4 @@ def require_fitting(record: TrtllmRecord, limits: Limits, slots: int) -> None:
 
 def max_slots(record: TrtllmRecord) -> int:
     """Requests that run at the same time: each pipeline stage works on a batch of its own."""
-    return record.sizes.deployment.max_batch * record.parallelism.pp
+    return record.sizes.max_batch * record.parallelism.pp

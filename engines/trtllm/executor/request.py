@@ -36,7 +36,7 @@ class RequestBuilder:
     def require_valid(self, request: GenerationRequest) -> None:
         """Raise an InvalidRequest for what is beyond the engine: the runtime would fail the whole batch for it."""
         tokens = len(request.visual_rows) / self._record.rows_per_token
-        if tokens > (limit := self._record.sizes.deployment.max_visual_tokens):
+        if tokens > (limit := self._record.sizes.max_visual_tokens):
             raise InvalidRequest(f"the prompt has {tokens:g} visual tokens, expected at most {limit}, for which this "
                                  "engine was built: send fewer or smaller pictures")
         positions, length = request.position_ids, self._record.sizes.total_tokens
