@@ -88,8 +88,8 @@ def use_stand_in(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
     register_deepstack_add()
 
 
-def build(folder: Path, *options: str, plugin: bool = False) -> int:
-    """`qwen3vl build --target trtllm` for the decoder."""
-    how = ["--plugin", str(LIBRARY)] if plugin else ["--no-plugin"]
+def build(folder: Path, *options: str, plugin: bool | Path = False) -> int:
+    """`qwen3vl build --target trtllm` for the decoder; `plugin` may name another library."""
+    how = ["--plugin", str(LIBRARY if plugin is True else plugin)] if plugin else ["--no-plugin"]
     return main(["build", str(folder), "--target", "trtllm", "--engine", "decoder", *how, "--max-batch", "4",
                  "--max-visual-tokens", "64", *options])
