@@ -106,7 +106,6 @@ class Fetch:
 
     def run(self, deadline: float, cancelled: Callable[[], bool]) -> np.ndarray:
         """Get the rows. See `EncodeConnection.fetch`."""
-        machine = self._machine
         self._want_stream(self.events)
         try:
             while not self.over:
@@ -147,9 +146,10 @@ class Fetch:
 
     def _next(self) -> None:
         try:
-            self.take(self.events.get(timeout=POLL_SECONDS), time.monotonic())
+            event = self.events.get(timeout=POLL_SECONDS)
         except queue.Empty:
             return
+        self.take(event, time.monotonic())
 
     def take(self, event: Event, now: float) -> None:
         """Something happened."""

@@ -63,7 +63,7 @@ class ReceiverTransfer:
         self._missing: deque[TokenRange] = deque([TokenRange(0, tokens)])
         self._granted: dict[int, GrantedBlock] = {}
         self._revoked: list[int] = []
-        self._numbers = self._unanswered = self._corrupt = 0
+        self._numbers = self._unanswered = self._corrupt = self._stalls = 0
         self._known = False
         self._heard = 0.0
 
@@ -123,6 +123,8 @@ class ReceiverTransfer:
             return Step()
         step = self.accepted(attempt, now)
         known, self._encoding = self._encoding, encoding
+        if known != encoding:
+            self._stalls = 0
         if known not in (None, encoding):
             voided = bool(self._granted)
             self._take_back()
@@ -168,6 +170,7 @@ class ReceiverTransfer:
                     f"{self._corrupt} blocks of one image arrived with a wrong checksum, the last with tokens "
                     f"{granted.first} to {granted.end - 1}: look for failing memory or network hardware")))
             return Step(free=(granted.slot,))
+        self._stalls = 0
         if self._missing or self._granted:
             return Step(free=(granted.slot,))
         self.state = State.SUCCESS
@@ -190,13 +193,19 @@ class ReceiverTransfer:
         return Step((Cancel(self.transfer),) if self.connected and self.attempt else ())
 
     def tick(self, now: float) -> Step:
-        """Ask again if nothing was heard for long: a message may be lost, and the sender loses its patience too."""
-        if self.state.over or not self.connected or now - self._heard < self._patience.stall_seconds:
+        """Ask again if nothing was heard for long: a message may be lost.
+
+        Asking again voids the blocks under way, so each time that no block came of it, the wait is twice as long: a
+        sender that is slow but at work gets done.
+        """
+        wait = self._patience.stall_seconds * 2**self._stalls
+        if self.state.over or not self.connected or now - self._heard < wait:
             return Step()
         if self._unanswered >= self._patience.attempts:
-            return self.fail(Unreachable(f"the encode server did not answer {self._unanswered} times, each for "
-                                         f"{self._patience.stall_seconds:g} s"))
+            return self.fail(Unreachable(f"the encode server did not answer {self._unanswered} times, the last time "
+                                         f"for {wait:g} s"))
         self._unanswered += 1
+        self._stalls += 1
         self._take_back()
         return self._ask(now)
 

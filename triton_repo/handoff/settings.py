@@ -25,7 +25,8 @@ class ReceiverSettings(_Positive):
         connect_seconds: for a connection, and for each answer to a question that needs no encoding.
         heartbeat_seconds: between two heartbeats.
         missed_heartbeats: unanswered in a row, after which the connection counts as broken.
-        stall_seconds: without a word about a transfer, after which it is asked for again.
+        stall_seconds: without a word about a transfer, after which it is asked for again; twice as long each time
+            that this brings no block.
         attempts: to get a transfer going again, without a word in between, after which it fails.
         corrupt_blocks: of one transfer, after which it fails.
     """
