@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from engines.batching.interface import InFlightBatcher
+from engines.batching.prefill import PrefillSettings
 from engines.description import EngineDescription
 from qwen3vl.limits import Limits
 
 
-def decoder_batcher(engine_dir: Path, limits: Limits, slots: int, threads: int | None = None,
-                    cache_fraction: float | None = None) -> InFlightBatcher:
+@dataclass(frozen=True)
+class DecoderSettings:
+    """How a decoder is run. Each engine takes what concerns it.
+
+    Attributes:
+        slots: requests served at the same time.
+        threads: compute threads of an engine that runs on the CPU; 0 for one for each core.
+        stall_seconds: how long prompts may hold up running requests; TensorRT-LLM decides for itself.
+        cache_fraction: share of a GPU's free memory that TensorRT-LLM gets for keys and values.
+    """
+
+    slots: int
+    threads: int = 0
+    stall_seconds: float = PrefillSettings.stall_seconds
+    cache_fraction: float = 0.8
+
+
+def decoder_batcher(engine_dir: Path, limits: Limits, settings: DecoderSettings) -> InFlightBatcher:
     """The batcher that fits the engine in the `engines/` folder of a build.
 
     Args:
         engine_dir: that folder; the tokenizer is in `processor/` beside it.
         limits: prompt length, total length and queue length.
-        slots: requests served at the same time.
-        threads: compute threads of an engine that runs on the CPU; by default one for each core.
-        cache_fraction: share of a GPU's free memory for keys and values, where the engine manages it.
 
     Raises:
         ArtifactError: the folder holds no engines, those of another version, or they were not built for the limits.
@@ -27,8 +42,8 @@ def decoder_batcher(engine_dir: Path, limits: Limits, slots: int, threads: int |
         from engines.trtllm.executor.batcher import ExecutorBatcher
         from engines.trtllm.executor.start import ExecutorOptions
 
-        options = ExecutorOptions() if cache_fraction is None else ExecutorOptions(cache_fraction)
-        return ExecutorBatcher(engine_dir, limits, slots, options)
+        return ExecutorBatcher(engine_dir, limits, settings.slots, ExecutorOptions(settings.cache_fraction))
     from engines.batching.batcher import Batcher
 
-    return Batcher(engine_dir, limits, slots, threads=threads)
+    return Batcher(engine_dir, limits, settings.slots, PrefillSettings(settings.stall_seconds),
+                   settings.threads or None)

@@ -24,6 +24,10 @@ class EngineDescription:
     def to_dict(self) -> dict:
         return {"format": FORMAT, **asdict(self)}
 
+    def folder(self, engine: str) -> str:
+        """Name of an engine's folder beside `engine.json`."""
+        return "trtllm" if self.target == "trtllm" and engine == "decoder" else engine
+
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
 

@@ -7,13 +7,12 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
+from engines.capacity import Capacity
 from engines.description import EngineDescription
 from export.build_folder import TEMPORARY, BuildFolder, sha256
-from qwen3vl.config import ModelConfig
-from qwen3vl.errors import ArtifactError
 from qwen3vl.limits import Limits
 from triton_repo.build_paths import BuildPaths
 from triton_repo.config_pbtxt import CONFIG_FILE, Ensemble, PythonModel, to_text, triton_config
@@ -42,9 +41,9 @@ def compose(folder: Path, options: Options | None = None, limits: Mapping[str, i
     """
     paths, build, options = BuildPaths(folder), BuildFolder(folder), options or Options()
     config = EngineDescription.load(paths.engines).config
-    check_engines(paths.engines, config, role.engines)
+    check_engines(paths.engines, role.engines)
     with build.locked():
-        _write_limits(paths, config, limits or {})
+        _write_limits(paths, Capacity.of(paths.engines), options.slots, limits or {})
         described = models(role, config, options, rows_parameters(role, build, paths, config))
         configs = {model.name: to_text(triton_config(model)) for model in described}
         shells = {model.name: sha256(_shell(model)) for model in described if isinstance(model, PythonModel)}
@@ -56,20 +55,10 @@ def compose(folder: Path, options: Options | None = None, limits: Mapping[str, i
         print(f"{paths.repository(role)} is up to date", file=sys.stderr)
 
 
-def default_limits(config: ModelConfig) -> Limits:
-    """The project's limits, lengths cut to what the model was made for."""
-    limits, longest = Limits(), config.text.max_position_embeddings
-    total = min(limits.total_tokens, longest)
-    return replace(limits, total_tokens=total, prompt_tokens=min(limits.prompt_tokens, total * 4 // 5))
-
-
-def _write_limits(paths: BuildPaths, config: ModelConfig, changes: Mapping[str, int]) -> None:
-    limits = paths.limits() if paths.limits_file.exists() else default_limits(config)
+def _write_limits(paths: BuildPaths, capacity: Capacity, slots: int, changes: Mapping[str, int]) -> None:
+    limits = paths.limits() if paths.limits_file.exists() else capacity.default_limits()
     limits = Limits.from_dict({**limits.to_dict(), **changes})
-    longest = config.text.max_position_embeddings
-    if limits.total_tokens > longest:
-        raise ArtifactError(f"limit total_tokens is {limits.total_tokens}, expected at most {longest}, the model's "
-                            "max_position_embeddings")
+    capacity.require(limits, slots)
     temporary = paths.root / f"{TEMPORARY}{paths.limits_file.name}"
     temporary.write_text(json.dumps(limits.to_dict(), indent=2) + "\n")
     os.replace(temporary, paths.limits_file)

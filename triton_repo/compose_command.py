@@ -29,6 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f"processes that prepare requests (default: {defaults.preprocess_instances})")
     parser.add_argument("--whole-instances", type=int, default=defaults.whole_instances,
                         help=f"whole answers over `infer` at the same time (default: {defaults.whole_instances})")
+    trtllm = parser.add_argument_group("target trtllm")
+    trtllm.add_argument("--cache-percent", type=int, default=defaults.cache_percent, metavar="PERCENT",
+                        help="share of a GPU's free memory for keys and values; the vision encoder is loaded later, "
+                             f"into the rest (default: {defaults.cache_percent})")
     language = parser.add_argument_group("role language")
     language.add_argument("--row-cache-mib", type=int, default=defaults.row_cache_mib, metavar="MIB",
                           help="memory for visual rows of images that come again, 0 for none "
@@ -44,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     options = Options(args.slots, args.threads, args.stall_ms, args.preprocess_instances, args.whole_instances,
-                      args.row_cache_mib, args.encode_seconds, args.transport)
+                      args.row_cache_mib, args.encode_seconds, args.transport, args.cache_percent)
     compose(args.build, options, dict(args.limit), args.role)
     return 0
 

@@ -12,9 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
-from engines.batching.batcher import Batcher
-from engines.batching.prefill import PrefillSettings
 from engines.batching.request import BatcherStats, Emission, GenerationRequest, Ticket
+from engines.decoder_batcher import DecoderSettings, decoder_batcher
 from triton_repo.build_paths import BuildPaths
 from triton_repo.cancellation import CancellationListener, new_request_id
 
@@ -56,15 +55,13 @@ class DecoderService:
 
     Args:
         build: the build whose engine to use.
-        slots: requests served at the same time.
-        threads: compute threads; 0 for one for each core.
-        stall_ms: how long prompts may hold up running requests, in milliseconds.
+        settings: how it is run.
         on_stats: called from the sending thread with what is going on, when requests come and end, and now and then.
     """
 
-    def __init__(self, build: BuildPaths, slots: int, threads: int, stall_ms: int,
+    def __init__(self, build: BuildPaths, settings: DecoderSettings,
                  on_stats: Callable[[BatcherStats], None]) -> None:
-        self._batcher = Batcher(build.engines, build.limits(), slots, PrefillSettings(stall_ms / 1000), threads or None)
+        self._batcher = decoder_batcher(build.engines, build.limits(), settings)
         self._on_stats = on_stats
         self._active: dict[str, _Active] = {}
         self._outputs: queue.SimpleQueue[Output | None] = queue.SimpleQueue()

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import onnx
 
+from engines.description import EngineDescription
 from engines.onnxruntime.session import ENGINE_FILE
 from engines.tensorrt.record import RECORD_FILE, EngineRecord
-from qwen3vl.config import ModelConfig
+from engines.trtllm import record as trtllm_record
 from qwen3vl.errors import ArtifactError
 
 
-def check_engines(engine_dir: Path, config: ModelConfig, engines: Collection[str]) -> None:
+def check_engines(engine_dir: Path, engines: Collection[str]) -> None:
     """Compare the engines' own inputs and outputs with the configuration beside them. No weights are read.
 
     Args:
@@ -22,6 +23,8 @@ def check_engines(engine_dir: Path, config: ModelConfig, engines: Collection[str
     Raises:
         ArtifactError: an engine is missing or unreadable, or a tensor is missing or of another size.
     """
+    description = EngineDescription.load(engine_dir)
+    config = description.config
     hidden, patch_dim = config.text.hidden_size, config.vision.patch_dim
     for engine, tensor, size, meaning in (
             ("vision_encoder", "patches", patch_dim, "values of a patch (from vision_config)"),
@@ -30,7 +33,7 @@ def check_engines(engine_dir: Path, config: ModelConfig, engines: Collection[str
             ("decoder", "logits", config.text.vocab_size, "text_config.vocab_size")):
         if engine not in engines:
             continue
-        folder = engine_dir / engine
+        folder = engine_dir / description.folder(engine)
         tensors = last_sizes(folder)
         if tensor not in tensors:
             raise ArtifactError(f"{folder}: the engine has no tensor {tensor}, only {', '.join(sorted(tensors))}: run "
@@ -45,6 +48,9 @@ def last_sizes(folder: Path) -> dict[str, int | str]:
     if (folder / RECORD_FILE).is_file():
         record = EngineRecord.load(folder)
         return {name: info.shape[-1] for name, info in {**record.inputs, **record.outputs}.items() if info.shape}
+    if (folder / trtllm_record.RECORD_FILE).is_file():
+        record = trtllm_record.TrtllmRecord.load(folder)
+        return {"visual_rows": record.hidden_size, "logits": record.vocab_size}
     path = folder / ENGINE_FILE
     try:
         graph = onnx.load(path, load_external_data=False).graph

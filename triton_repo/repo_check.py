@@ -11,6 +11,8 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig as TritonConfig
 from engines.description import EngineDescription
 from engines.onnxruntime.session import ENGINE_FILE
 from engines.tensorrt import record as tensorrt_record
+from engines.trtllm import record as trtllm_record
+from engines.trtllm.executor.start import engine_files
 from export.build_folder import BuildFolder
 from qwen3vl.config import ModelConfig
 from qwen3vl.errors import ArtifactError, CheckpointError
@@ -119,20 +121,26 @@ def _check_build(role: Role, build: BuildPaths, configs: dict[str, TritonConfig]
     for file in PROCESSOR_FILES:
         if not (build.processor / file).is_file():
             yield Problem(reader, str(build.processor / file), "the file is missing: run `qwen3vl export` again")
-    for name, model in ENGINE_MODELS[role].items():
-        folder = build.engines / name
-        engine = folder / (tensorrt_record.ENGINE_FILE if (folder / tensorrt_record.RECORD_FILE).is_file()
-                           else ENGINE_FILE)
-        if not engine.is_file():
-            yield Problem(model, str(engine), "the engine is missing: run `qwen3vl build`")
     try:
-        config = EngineDescription.load(build.engines).config
+        description = EngineDescription.load(build.engines)
+        for name, model in ENGINE_MODELS[role].items():
+            for engine in _engine_files(build.engines / description.folder(name)):
+                if not engine.is_file():
+                    yield Problem(model, str(engine), "the engine is missing: run `qwen3vl build`")
     except (ArtifactError, CheckpointError) as error:
         yield Problem(next(iter(ENGINE_MODELS[role].values())), str(build.engines), str(error))
         return
+    config = description.config
     yield from _check_sizes(config, configs)
     if (model := ROWS_MODELS.get(role)) in configs:
         yield from _check_rows(role, model, configs[model], build, config)
+
+
+def _engine_files(folder: Path) -> list[Path]:
+    if (folder / trtllm_record.RECORD_FILE).is_file():
+        return engine_files(folder, trtllm_record.TrtllmRecord.load(folder))
+    name = tensorrt_record.ENGINE_FILE if (folder / tensorrt_record.RECORD_FILE).is_file() else ENGINE_FILE
+    return [folder / name]
 
 
 def _check_rows(role: Role, model: str, found: TritonConfig, build: BuildPaths,

@@ -81,7 +81,10 @@ class Options:
     Attributes:
         slots: requests that the decoder serves at the same time.
         threads: compute threads of each engine; 0 is one for each core.
-        stall_ms: how long prompts may hold up running answers between two of their tokens, in milliseconds.
+        stall_ms: how long prompts may hold up running answers between two of their tokens, in milliseconds;
+            TensorRT-LLM decides for itself.
+        cache_percent: share of a GPU's free memory that TensorRT-LLM gets for keys and values; the vision encoder is
+            loaded later, into the rest.
         preprocess_instances: processes that prepare prompts and, on a whole server, images.
         whole_instances: whole answers over `infer` at the same time.
         row_cache_mib: visual rows that a language server keeps for images that come again, in MiB; 0 for none.
@@ -97,12 +100,15 @@ class Options:
     row_cache_mib: int = 1024
     encode_seconds: int = 30
     transport: str = "grpc"
+    cache_percent: int = 80
 
     def __post_init__(self) -> None:
         for name, least in (("slots", 1), ("threads", 0), ("stall_ms", 1), ("preprocess_instances", 1),
                             ("whole_instances", 1), ("row_cache_mib", 0), ("encode_seconds", 1)):
             if getattr(self, name) < least:
                 raise ArtifactError(f"{name} is {getattr(self, name)}, expected at least {least}")
+        if not 1 <= self.cache_percent <= 99:
+            raise ArtifactError(f"cache_percent is {self.cache_percent}, expected 1 to 99")
         if self.transport not in TRANSPORTS:
             raise ArtifactError(f"transport is {self.transport!r}, expected one of {', '.join(TRANSPORTS)}")
 
@@ -143,7 +149,7 @@ def _serving_models(visual: tuple[Tensor, ...], shells: str, vision_parameters: 
                     parameters=vision_parameters, shell=f"{shells}vision_encoder"),
         PythonModel("decoder", (*PROMPT, *rows), EMISSION, decoupled=True,
                     parameters={"slots": str(options.slots), "threads": str(options.threads),
-                                "stall_ms": str(options.stall_ms)}),
+                                "stall_ms": str(options.stall_ms), "cache_percent": str(options.cache_percent)}),
         # One instance: several could overtake each other and mix up the order of the text.
         PythonModel("postprocess", [_optional(tensor) for tensor in EMISSION], ANSWER, decoupled=True),
         Ensemble(ENSEMBLE, REQUEST, ANSWER, _steps(_names(visual))),

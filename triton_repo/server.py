@@ -20,6 +20,7 @@ from pathlib import Path
 from qwen3vl.errors import Qwen3VLError
 from triton_repo import die_with_parent
 from triton_repo.build_paths import BuildPaths
+from triton_repo.gpu_arguments import gpu_arguments
 from triton_repo.repo_check import require_sound
 from triton_repo.roles import Role
 from triton_repo.server_binary import find_server
@@ -92,15 +93,15 @@ class TritonServer:
 
     def __init__(self, build: Path, server: str | None = None, endpoints: Endpoints | None = None,
                  log: Path | None = None, role: Role = Role.BOTH) -> None:
-        repository = BuildPaths(build.absolute()).repository(role)
-        require_sound(repository)
+        paths = BuildPaths(build.absolute())
+        require_sound(repository := paths.repository(role))
         _remove_leftovers()
         self._runtime = Path(tempfile.mkdtemp(prefix=f"{RUNTIME_PREFIX}{os.getpid()}-"))
         try:
             binary = find_server(server, self._runtime)
             self.endpoints = (endpoints or Endpoints()).chosen()
             self.log = ServerLog(log or self._runtime / "tritonserver.log")
-            arguments = [str(binary.path), *binary.arguments, *self._arguments(repository)]
+            arguments = [str(binary.path), *binary.arguments, *self._arguments(repository), *gpu_arguments(paths, role)]
             environment = {**os.environ, **binary.environment,
                            URL_VARIABLE: f"{self.endpoints.local_host}:{self.endpoints.grpc}"}
             self._process = self._start(arguments, environment)

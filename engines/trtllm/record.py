@@ -51,6 +51,11 @@ class TrtllmRecord:
     def rows_per_token(self) -> int:
         return 1 + self.levels
 
+    @property
+    def max_slots(self) -> int:
+        """Requests that run at the same time: each pipeline stage works on a batch of its own."""
+        return self.sizes.max_batch * self.parallelism.pp
+
     def to_dict(self) -> dict:
         return {"format": FORMAT, **asdict(self)}
 

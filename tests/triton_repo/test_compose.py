@@ -15,12 +15,13 @@ import onnx
 import pytest
 
 from client.cli import main
+from engines.capacity import Capacity
 from engines.tensorrt.record import EngineRecord, TensorInfo
 from qwen3vl.config import ModelConfig
 from qwen3vl.errors import ArtifactError
 from qwen3vl.limits import Limits
 from triton_repo.build_paths import BuildPaths
-from triton_repo.compose import compose, default_limits
+from triton_repo.compose import compose
 from triton_repo.config_pbtxt import CONFIG_FILE, read_config
 from triton_repo.repo_check import MODELS, check_repository
 from triton_repo.repository import Options
@@ -66,7 +67,7 @@ def test_other_options_replace_the_repository(build: Path) -> None:
     assert not stale.exists()
     parameters = read_config(repository / "decoder" / CONFIG_FILE).parameters
     assert {name: value.string_value for name, value in parameters.items()} == {"slots": "3", "threads": "2",
-                                                                                "stall_ms": "80"}
+                                                                                "stall_ms": "80", "cache_percent": "80"}
     assert read_config(repository / "preprocess" / CONFIG_FILE).instance_group[0].count == 5
 
 
@@ -103,10 +104,9 @@ def test_limits_edited_by_hand_are_kept(build: Path) -> None:
     assert BuildPaths(build).limits().videos == 1
 
 
-def test_default_lengths_are_those_of_the_model(random_checkpoint: Path) -> None:
-    config = ModelConfig.from_checkpoint(random_checkpoint)
-    limits = default_limits(config)
-    assert limits.total_tokens == config.text.max_position_embeddings == 4096
+def test_default_lengths_are_those_of_the_model(build: Path) -> None:
+    limits = Capacity.of(build / "engines").default_limits()
+    assert limits.total_tokens == 4096
     assert 0 < limits.prompt_tokens < limits.total_tokens
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from engines.batching.request import Emission, GenerationRequest
+from engines.decoder_batcher import DecoderSettings
 from qwen3vl.errors import InvalidRequest, Overloaded
 from qwen3vl.sampling import SamplingParams
 from tests.support.server import ENDLESS, LIMITS
@@ -56,7 +57,7 @@ def stats() -> queue.Queue:
 
 @pytest.fixture
 def service(live_build: Path, stats: queue.Queue):
-    service = DecoderService(BuildPaths(live_build), SLOTS, 1, 50, stats.put)
+    service = DecoderService(BuildPaths(live_build), DecoderSettings(SLOTS, threads=1), stats.put)
     yield service
     service.close()
 
@@ -153,7 +154,7 @@ def test_reply_that_cannot_send_is_cancelled(service: DecoderService) -> None:
 
 
 def test_close_tells_unfinished_requests(live_build: Path) -> None:
-    service = DecoderService(BuildPaths(live_build), SLOTS, 1, 50, lambda stats: None)
+    service = DecoderService(BuildPaths(live_build), DecoderSettings(SLOTS, threads=1), lambda stats: None)
     reply = submit(service, "endless", max_tokens=ENDLESS)
     service.close()
     assert isinstance(reply.last(), Overloaded)

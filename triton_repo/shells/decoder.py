@@ -3,6 +3,7 @@
 import numpy as np
 
 from engines.batching.request import GenerationRequest
+from engines.decoder_batcher import DecoderSettings
 from qwen3vl.sampling import SamplingParams
 from triton_repo import backend
 from triton_repo.decoder import DecoderService
@@ -19,8 +20,9 @@ class TritonPythonModel:
              "qwen3vl_finished_requests": "Requests answered to the end",
              "qwen3vl_cancelled_requests": "Requests whose client went away",
              "qwen3vl_failed_requests": "Requests that failed in the decoder"})
-        self._service = DecoderService(settings.build, settings.number("slots"), settings.number("threads"),
-                                       settings.number("stall_ms"), self._report)
+        self._service = DecoderService(settings.build, DecoderSettings(
+            settings.number("slots"), settings.number("threads"), settings.number("stall_ms") / 1000,
+            settings.number("cache_percent") / 100), self._report)
 
     def execute(self, requests):
         for request in requests:

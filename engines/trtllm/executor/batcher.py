@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from engines.batching.admission import require_room, require_valid, shutting_down
 from engines.batching.answer import Answer
 from engines.batching.request import BatcherStats, GenerationRequest, OnOutput, Ticket
+from engines.capacity import Capacity
 from engines.description import EngineDescription
 from engines.trtllm.executor.request import RequestBuilder
 from engines.trtllm.executor.running import Running
 from engines.trtllm.executor.start import ExecutorOptions, start_executor
-from engines.trtllm.record import TrtllmRecord
-from qwen3vl.errors import ArtifactError, Qwen3VLError
+from engines.trtllm.record import FOLDER, TrtllmRecord
+from qwen3vl.errors import Qwen3VLError
 from qwen3vl.limits import Limits
 from qwen3vl.tokenizer import Tokenizer
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Of the engine, in `engines/`.
-FOLDER = "trtllm"
 # How soon a cancelled request is noticed while no tokens come.
 POLL = datetime.timedelta(milliseconds=20)
 
@@ -48,16 +47,16 @@ class ExecutorBatcher:
         ArtifactError: the engines do not fit the limits, or cannot be loaded.
     """
 
-    def __init__(self, engine_dir: Path, limits: Limits, slots: int, options: ExecutorOptions | None = None):
+    def __init__(self, engine_dir: Path, limits: Limits, slots: int, options: ExecutorOptions):
         tokenizer = Tokenizer.from_checkpoint(engine_dir.parent / "processor")
         self._token_bytes, self._eos_token_ids = tokenizer.token_bytes, tokenizer.eos_token_ids
         self._config = EngineDescription.load(engine_dir).config
-        folder = engine_dir / FOLDER
+        folder = engine_dir.parent / FOLDER
         record = TrtllmRecord.load(folder)
-        require_fitting(record, limits, slots)
+        Capacity.of(engine_dir).require(limits, slots)
         self._limits, self._slots = limits, slots
         self._builder = RequestBuilder(record, self._config, tokenizer.eos_token_ids)
-        self._executor: trtllm.Executor = start_executor(folder, record, options or ExecutorOptions())
+        self._executor: trtllm.Executor = start_executor(folder, record, options)
         self._waiting: deque[Answer] = deque()
         self._starting: Answer | None = None
         self._running: dict[int, Running] = {}  # the feeder enters, the receiver removes
@@ -204,18 +203,3 @@ class ExecutorBatcher:
     def _count(self, **increments: int) -> None:
         with self._changed:
             self._counts.update(increments)
-
-
-def require_fitting(record: TrtllmRecord, limits: Limits, slots: int) -> None:
-    """Raise an ArtifactError unless the engine was built for these limits."""
-    for name, wanted, built in (("limit prompt_tokens", limits.prompt_tokens, record.sizes.prompt_tokens),
-                                ("limit total_tokens", limits.total_tokens, record.sizes.total_tokens),
-                                ("slots", slots, max_slots(record))):
-        if wanted > built:
-            raise ArtifactError(f"{name} is {wanted}, expected at most {built}, for which the TensorRT-LLM engine was "
-                                "built: lower it with `qwen3vl compose`, or build an engine for more")
-
-
-def max_slots(record: TrtllmRecord) -> int:
-    """Requests that run at the same time: each pipeline stage works on a batch of its own."""
-    return record.sizes.max_batch * record.parallelism.pp

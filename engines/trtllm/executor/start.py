@@ -26,7 +26,7 @@ class ExecutorOptions:
         return_logits: whether requests may ask for the logits of generated tokens.
     """
 
-    cache_fraction: float = 0.8
+    cache_fraction: float
     reuse_cache: bool = True
     return_logits: bool = False
 

@@ -22,6 +22,7 @@ from qwen3vl.limits import Limits
 from tests.engines.support import Answer, ask, make_inputs, make_request
 from tests.engines.trtllm.executor_standin.deployment import install, make_build
 
+OPTIONS = ExecutorOptions(cache_fraction=0.5)
 LIMITS = Limits(prompt_tokens=300, total_tokens=400, queue=64)
 SLOTS = 3
 
@@ -48,7 +49,7 @@ def executors(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 def batcher(trtllm_build: Path, executors):
-    batcher = ExecutorBatcher(trtllm_build / "engines", LIMITS, SLOTS)
+    batcher = ExecutorBatcher(trtllm_build / "engines", LIMITS, SLOTS, OPTIONS)
     yield batcher
     batcher.close()
 
@@ -217,7 +218,7 @@ def test_a_broken_connection_to_the_executor_fails_what_is_running(batcher, exec
 def test_a_small_cache_makes_requests_wait_not_fail(random_build, random_checkpoint, tmp_path, executors, reference,
                                                    vision, inputs):
     build = make_build(tmp_path / "build", random_build, random_checkpoint, slots=SLOTS, blocks=20)
-    batcher = ExecutorBatcher(build / "engines", LIMITS, SLOTS, ExecutorOptions(reuse_cache=False))
+    batcher = ExecutorBatcher(build / "engines", LIMITS, SLOTS, dataclasses.replace(OPTIONS, reuse_cache=False))
     requests = [make(vision, inputs[kind], max_tokens=40) for kind in ("image", "text", "image", "text")]
     expected = [ask(reference, request).ids() for request in requests]
     answers = [ask(batcher, request) for request in requests]
@@ -230,7 +231,8 @@ def test_answers_end_where_the_engine_does(random_build, random_checkpoint, tmp_
     length = len(inputs["image"].token_ids)
     build = make_build(tmp_path / "build", random_build, random_checkpoint, prompt_tokens=length,
                        total_tokens=length + 10, visual_tokens=16)
-    batcher = ExecutorBatcher(build / "engines", Limits(prompt_tokens=length, total_tokens=length + 10), 1)
+    batcher = ExecutorBatcher(build / "engines", Limits(prompt_tokens=length, total_tokens=length + 10), 1,
+                              OPTIONS)
     last = ask(batcher, make(vision, inputs["image"], max_tokens=100)).wait()[-1]
     batcher.close()
     assert (last.finish_reason, last.completion_tokens) == ("length", 10)
@@ -250,7 +252,7 @@ def test_what_does_not_fit_is_refused_at_once(batcher, vision, inputs):
 
 
 def test_a_full_queue_says_so(trtllm_build, executors, vision, inputs):
-    batcher = ExecutorBatcher(trtllm_build / "engines", dataclasses.replace(LIMITS, queue=1), 1)
+    batcher = ExecutorBatcher(trtllm_build / "engines", dataclasses.replace(LIMITS, queue=1), 1, OPTIONS)
     answers = []
     with executors[0].held(), pytest.raises(Overloaded, match="as many as the limit"):
         for _ in range(4):
@@ -263,7 +265,7 @@ def test_a_full_queue_says_so(trtllm_build, executors, vision, inputs):
 
 
 def test_the_executor_has_no_more_requests_than_there_are_slots(trtllm_build, executors, vision, inputs):
-    batcher = ExecutorBatcher(trtllm_build / "engines", LIMITS, 2)
+    batcher = ExecutorBatcher(trtllm_build / "engines", LIMITS, 2, OPTIONS)
     answers = [ask(batcher, make(vision, inputs["image"], max_tokens=30)) for _ in range(6)]
     assert all(len(answer.ids()) == 30 for answer in answers)
     batcher.close()
@@ -281,7 +283,7 @@ def test_a_broken_receiver_harms_nobody_else(batcher, vision, inputs):
 
 
 def test_closing_ends_every_request_and_the_executor(trtllm_build, executors, vision, inputs):
-    batcher = ExecutorBatcher(trtllm_build / "engines", LIMITS, 1)
+    batcher = ExecutorBatcher(trtllm_build / "engines", LIMITS, 1, OPTIONS)
     executor = executors[0]
     answers = [ask(batcher, make(vision, inputs["video"], max_tokens=300)) for _ in range(3)]
     answers[0].started.wait(60)
@@ -303,5 +305,5 @@ def test_closing_ends_every_request_and_the_executor(trtllm_build, executors, vi
 ])
 def test_limits_beyond_the_engine_are_refused(trtllm_build, executors, limits, slots, message):
     with pytest.raises(ArtifactError, match=message):
-        ExecutorBatcher(trtllm_build / "engines", Limits(**limits), slots)
+        ExecutorBatcher(trtllm_build / "engines", Limits(**limits), slots, OPTIONS)
     assert not executors

@@ -39,12 +39,12 @@ def test_several_gpus_are_workers_of_an_orchestrator(engine, monkeypatch, tmp_pa
     install(monkeypatch)
     folder, record = engine(parallelism=Parallelism(tp=2, pp=2))
     with pytest.raises(ArtifactError, match="executorWorker does not exist, which runs an engine on each of 4 GPUs"):
-        start_executor(folder, record, ExecutorOptions())
+        start_executor(folder, record, ExecutorOptions(0.5))
     worker = tmp_path / "tensorrt_llm/bin/executorWorker"
     worker.parent.mkdir(parents=True)
     worker.write_text("")
     monkeypatch.setattr(sys.modules["tensorrt_llm"], "__file__", str(tmp_path / "tensorrt_llm/__init__.py"))
-    executor = start_executor(folder, record, ExecutorOptions())
+    executor = start_executor(folder, record, ExecutorOptions(0.5))
     executor.shutdown()
     parallel = executor.config.parallel_config
     assert parallel.communication_mode is values.CommunicationMode.ORCHESTRATOR
@@ -57,19 +57,19 @@ def test_a_missing_engine_is_named(engine, monkeypatch) -> None:
     folder, record = engine(parallelism=Parallelism(tp=2))
     (folder / "rank1.engine").unlink()
     with pytest.raises(ArtifactError, match=r"rank1\.engine does not exist"):
-        start_executor(folder, record, ExecutorOptions())
+        start_executor(folder, record, ExecutorOptions(0.5))
 
 
 def test_another_version_is_refused(engine, monkeypatch) -> None:
     install(monkeypatch, "1.3.0rc21")
     with pytest.raises(ArtifactError, match=r"1\.3\.0rc21"):
-        start_executor(*engine(), ExecutorOptions())
+        start_executor(*engine(), ExecutorOptions(0.5))
 
 
 def test_where_it_is_not_installed_the_container_is_named(engine, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt_llm", None)
     with pytest.raises(ArtifactError, match="trtllm-python-py3"):
-        start_executor(*engine(), ExecutorOptions())
+        start_executor(*engine(), ExecutorOptions(0.5))
 
 
 def test_an_engine_that_does_not_load_says_why(engine, monkeypatch) -> None:
@@ -77,5 +77,5 @@ def test_an_engine_that_does_not_load_says_why(engine, monkeypatch) -> None:
     folder, record = engine()
     (folder / "rank0.engine").write_text("no engine")
     with pytest.raises(ArtifactError, match=r"cannot load the engines in .*compute capability 9.0"):
-        start_executor(folder, record, ExecutorOptions())
+        start_executor(folder, record, ExecutorOptions(0.5))
     assert "LD_PRELOAD" not in os.environ
