@@ -10,7 +10,6 @@ from pathlib import Path
 
 from bench.serve.calibration import calibrate, request_set
 from bench.serve.errors import BenchError
-from bench.serve.load import Server
 from bench.serve.measure import Plan, measure
 from bench.serve.memory import memory_trend
 from bench.serve.report import make_report, write_report
@@ -68,8 +67,8 @@ def run(args: argparse.Namespace) -> int:
         found, workload = calibrate(target, workload)
         print(introduction(target, workload, found), HEADER, sep="\n", flush=True)
         with ServerWatch(target.metrics_url, target.pid, interval=0.5 if args.requests <= 1000 else 2.0) as watch:
-            measurement = measure(Server(target.url, args.timeout), request_set(workload, found, args.disconnects),
-                                  plan, watch, lambda load: print(row(load), flush=True))
+            measurement = measure(target.url, request_set(workload, found, args.disconnects), args.timeout, plan, watch,
+                                  lambda load: print(row(load), flush=True))
         command = "qwen3vl " + shlex.join(["bench", "serve", *sys.argv[3:]])
         written = write_report(make_report(command, target, workload, found, measurement, watch), args.output)
     print(*conclusion(measurement.verification, memory_trend(watch.samples)),

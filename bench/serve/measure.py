@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bench.serve.load import Server
+from bench.serve.interruption import Interruption
+from bench.serve.load import LoadClient
 from bench.serve.server_watch import ServerWatch
 from bench.serve.statistics import LoadSummary
 from bench.serve.sweep import Sweep
@@ -47,23 +48,23 @@ class Measurement:
     interrupted: bool = False
 
 
-def measure(server: Server, requests: RequestSet, plan: Plan, watch: ServerWatch,
+def measure(url: str, requests: RequestSet, timeout: float | None, plan: Plan, watch: ServerWatch,
             show: Callable[[LoadSummary], None]) -> Measurement:
     """Carry out a plan; Ctrl-C ends it early.
 
     Args:
+        url: host:port of gRPC.
+        timeout: seconds for one answer, None for any.
         show: called with the summary of each load.
     """
-    measurement = Measurement(Sweep(server, requests, plan.count, watch, plan.seed, show))
-    try:
+    with Interruption() as interruption:
+        client = LoadClient(url, requests, timeout, interruption)
+        measurement = Measurement(Sweep(client, plan.count, watch, plan.seed, show))
         _put_loads(measurement.sweep, plan)
-        measurement.interrupted = measurement.sweep.interrupted
-        if plan.verify and not measurement.interrupted:
-            measurement.verification = verify(server, requests, measurement.sweep.runs, plan.count)
-            measurement.interrupted = measurement.verification.interrupted
+        if plan.verify and not interruption.requested:
+            measurement.verification = verify(client, measurement.sweep.runs, plan.count)
         _wait_until_free(watch)
-    except KeyboardInterrupt:
-        measurement.interrupted = True
+        measurement.interrupted = interruption.requested
     return measurement
 
 

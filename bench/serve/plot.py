@@ -31,6 +31,9 @@ def plot_loads(report: dict, path: Path) -> bool:
     tokens = axes[1][1]
     tokens.plot(offered, [load["tokens_per_second"] for load in loads], marker="o", label="generated")
     tokens.plot(offered, [load["prompt_tokens_per_second"] for load in loads], marker="o", label="of prompts")
+    tokens.set_yscale("log")
+    tokens.yaxis.set_major_formatter("{x:g}")
+    tokens.grid(axis="y", which="both", alpha=0.2)
     _finish(tokens, "tokens", "tokens/s")
     for axis in axes.flat:
         _mark_saturation(axis, loads)

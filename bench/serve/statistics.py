@@ -131,7 +131,7 @@ def wait_drift(records: Sequence[Record]) -> float | None:
     squares; None for fewer than three requests."""
     if len(records) < 3:
         return None
-    due = np.array([record.due for record in records])
+    due = np.array([record.due for record in records], float)
     due -= due.mean()
     spread = due @ due
     return float(due @ np.array([record.first for record in records]) / spread) if spread else None

@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 from bench.serve.arrivals import poisson_arrivals
-from bench.serve.load import LoadRun, Server, closed_loop, open_loop
+from bench.serve.load import LoadClient, LoadRun
 from bench.serve.record import Record
 from bench.serve.server_watch import ServerWatch
 from bench.serve.statistics import LoadSummary, summarise
-from bench.serve.workload import RequestSet
 
 # Offered loads of a sweep, by what the server can do with many requests waiting. Beyond the last, each is this much
 # more than the one before.
@@ -33,10 +32,9 @@ class Sweep:
         show: called with the summary of each load.
     """
 
-    def __init__(self, server: Server, requests: RequestSet, count: int, watch: ServerWatch, seed: int,
+    def __init__(self, client: LoadClient, count: int, watch: ServerWatch, seed: int,
                  show: Callable[[LoadSummary], None]):
-        self._server, self._requests, self._count, self._watch = server, requests, count, watch
-        self._seed, self._show = seed, show
+        self._client, self._count, self._watch, self._seed, self._show = client, count, watch, seed, show
         self.capacity: LoadSummary | None = None
         self.runs: list[LoadRun] = []
         self.summaries: list[LoadSummary] = []
@@ -48,7 +46,7 @@ class Sweep:
     def closed(self, concurrency: int) -> LoadSummary:
         """Keep so many requests under way."""
         with progress(self._count, f"{concurrency} at a time") as on_record:
-            run = closed_loop(self._server, self._requests, self._count, concurrency, on_record)
+            run = self._client.closed_loop(self._count, concurrency, on_record)
         return self._done(run, None, concurrency)
 
     def open(self, rate: float) -> LoadSummary:
@@ -56,7 +54,7 @@ class Sweep:
         # The same pattern at each rate, faster or slower.
         arrivals = poisson_arrivals(rate, self._count, self._seed)
         with progress(self._count, f"{rate:.3g} requests/s") as on_record:
-            run = open_loop(self._server, self._requests, arrivals, on_record)
+            run = self._client.open_loop(arrivals, on_record)
         return self._done(run, rate, None)
 
     def until_saturated(self, concurrency: int) -> None:

@@ -17,6 +17,7 @@ from client.chat import MODEL
 from export.build_folder import BuildFolder
 from qwen3vl.limits import Limits
 from triton_repo.build_paths import BuildPaths
+from triton_repo.roles import Role
 from triton_repo.server import LOOPBACK, Endpoints, TritonServer
 
 READY_SECONDS = 600
@@ -88,5 +89,5 @@ def _target(url: str, metrics_url: str, build: Path | None) -> Target:
         client.close()
     pid = listening_process(int(port)) if host in (LOOPBACK, "localhost") else None
     limits = BuildPaths(build).limits() if build else None
-    deployment = BuildFolder(build).manifest.get("deployment") if build else None
+    deployment = BuildFolder(build).manifest.get("deployments", {}).get(Role.BOTH.value) if build else None
     return Target(url, metrics_url, pid, server.name, server.version, limits, deployment)

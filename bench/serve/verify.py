@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bench.serve.load import LoadRun, Server, closed_loop
+from bench.serve.load import LoadClient, LoadRun
 from bench.serve.record import Record
 from bench.serve.sweep import progress
-from bench.serve.workload import RequestSet
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,13 @@ class Verification:
     interrupted: bool
 
 
-def verify(server: Server, requests: RequestSet, runs: Iterable[LoadRun], count: int) -> Verification:
+def verify(client: LoadClient, runs: Iterable[LoadRun], count: int) -> Verification:
     """Ask the first `count` requests again, one at a time, and compare.
 
     Answers that were not read to their end, here or under load, are left out.
     """
     with progress(count, "alone") as on_record:
-        again = closed_loop(server, requests, count, 1, on_record)
+        again = client.closed_loop(count, 1, on_record)
     alone = {record.index: record for record in again.records}
     pairs = [(alone[record.index], record) for run in runs for record in run.records
              if record.answered and record.index in alone and alone[record.index].answered]
