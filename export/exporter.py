@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,14 +15,14 @@ import onnx_ir as ir
 from export.build_folder import BuildFolder, sha256
 from export.decoder_graph import decoder_model
 from export.graph import GraphBuilder
+from export.precision import PRECISIONS, QUANTISED, wide_precision
+from export.quantisation.blocks import RECIPE as QUANTISATION_RECIPE
 from export.vision_encoder_graph import vision_encoder_model
 from export.weight_files import write_model
 from qwen3vl.checkpoint import Checkpoint
 from qwen3vl.config import ModelConfig
 from qwen3vl.images import ImageSettings
 from qwen3vl.processor import PROCESSOR_FILES
-
-PRECISIONS = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
 
 def export(checkpoint_dir: Path, output: Path, precision: str = "fp32") -> BuildFolder:
@@ -31,7 +31,8 @@ def export(checkpoint_dir: Path, output: Path, precision: str = "fp32") -> Build
     Args:
         checkpoint_dir: a Hugging Face checkpoint folder.
         output: the build folder.
-        precision: element type of weights and activations, a key of `PRECISIONS`.
+        precision: a key of `PRECISIONS`, the element type of weights and activations, or of `QUANTISED`, the decoder's
+            weights as integers and all else in float32.
 
     Raises:
         CheckpointError: the checkpoint is incomplete, inconsistent or of another architecture.
@@ -40,10 +41,10 @@ def export(checkpoint_dir: Path, output: Path, precision: str = "fp32") -> Build
     with Export.open(checkpoint_dir, output, precision) as opened:
         # Both graphs first: a missing or misshapen tensor is found before anything is written.
         vision = opened.vision_encoder()
-        decoder = decoder_model(opened.config, opened.checkpoint, dtype=PRECISIONS[precision])
+        decoder = opened.decoder()
         opened.describe()
         made = [opened.copy_processor(), opened.write_vision_encoder(vision),
-                write_model(opened.build, "onnx/decoder.onnx", *decoder, opened.key)]
+                opened.write_decoder(decoder)]
         opened.report(any(made))
     return opened.build
 
@@ -80,11 +81,26 @@ class Export:
 
     def vision_encoder(self) -> tuple[ir.Model, GraphBuilder]:
         return vision_encoder_model(self.config.vision, self.checkpoint, image_mean=self.images.image_mean,
-                                    image_std=self.images.image_std, dtype=PRECISIONS[self.precision])
+                                    image_std=self.images.image_std, dtype=self._dtype)
 
     def write_vision_encoder(self, vision: tuple[ir.Model, GraphBuilder]) -> bool:
-        key = {**self.key, "image_mean": list(self.images.image_mean), "image_std": list(self.images.image_std)}
+        key = {**self.key, "precision": wide_precision(self.precision), "image_mean": list(self.images.image_mean),
+               "image_std": list(self.images.image_std)}
         return write_model(self.build, "onnx/vision_encoder.onnx", *vision, key)
+
+    def decoder(self) -> tuple[ir.Model, GraphBuilder]:
+        return decoder_model(self.config, self.checkpoint, dtype=self._dtype,
+                             quantisation=QUANTISED.get(self.precision))
+
+    def write_decoder(self, decoder: tuple[ir.Model, GraphBuilder]) -> bool:
+        key = self.key
+        if self.precision in QUANTISED:
+            key = {**key, "quantisation": {**asdict(QUANTISED[self.precision]), "recipe": QUANTISATION_RECIPE}}
+        return write_model(self.build, "onnx/decoder.onnx", *decoder, key)
+
+    @property
+    def _dtype(self) -> ir.DataType:
+        return PRECISIONS[wide_precision(self.precision)]
 
     def copy_processor(self) -> bool:
         """Copy tokenizer, chat template and settings, so that the build needs the checkpoint no more."""

@@ -16,7 +16,7 @@ from export.progress import byte_progress
 # Offsets are multiples of the page size, so that runtimes can map each weight straight from the file.
 ALIGNMENT = 4096
 # Goes up when the same weights of a checkpoint are written differently.
-RECIPE = 1
+RECIPE = 2
 
 
 def write_model(build: BuildFolder, relative: str, model: ir.Model, builder: GraphBuilder, key: dict) -> bool:

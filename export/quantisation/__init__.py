@@ -1,0 +1,1 @@
+"""Block-wise quantisation of weights, without calibration data: schemes, the numerics, and streaming."""
