@@ -35,6 +35,13 @@ class ServerStatus:
     models: tuple[ModelStatus, ...]
     metrics: dict[str, float]
 
+    @property
+    def role(self) -> str:
+        """What it does: "encode" for vision encoding alone, "language" for all but that, else "whole"."""
+        if any(model.name == "encode" for model in self.models):
+            return "encode"
+        return "language" if "encode_servers_listed" in self.metrics else "whole"
+
 
 def read_status(url: str, metrics_url: str, timeout: float) -> ServerStatus:
     """Ask a server how it is.

@@ -18,6 +18,7 @@ from export.exporter import export
 from tests.support.talking_checkpoint import make_talking_checkpoint
 from triton_repo.compose import compose
 from triton_repo.repository import Options
+from triton_repo.roles import Role
 from triton_repo.serve_command import LOG_FILE
 from triton_repo.server import Endpoints, TritonServer
 
@@ -38,9 +39,11 @@ class LiveServer:
         grpc_url, http_url: host:port.
     """
 
-    def __init__(self, build: Path) -> None:
+    def __init__(self, build: Path, role: Role = Role.BOTH, grpc_port: int = 0) -> None:
         self.build = build
-        self.process = TritonServer(build, endpoints=Endpoints(http=0, grpc=0, metrics=0), log=build / LOG_FILE)
+        endpoints = Endpoints(http=0, grpc=grpc_port, metrics=0).chosen()
+        log = build / (LOG_FILE if role is Role.BOTH else f"{role}-{endpoints.grpc}.log")
+        self.process = TritonServer(build, endpoints=endpoints, log=log, role=role)
         at = self.process.endpoints
         self.grpc_url, self.http_url = f"{at.host}:{at.grpc}", f"{at.host}:{at.http}"
         self.metrics_url = f"{at.host}:{at.metrics}"
