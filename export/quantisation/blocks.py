@@ -42,6 +42,9 @@ def quantise(matrix: np.ndarray, bits: int, block: int) -> Blocks:
     Args:
         matrix: [N, K] of any floating type, K a multiple of `block`.
         bits: 4 or 8.
+
+    Raises:
+        ValueError: a value is not finite.
     """
     rows, length = matrix.shape
     step = max(1, SLICE_VALUES // length)
@@ -92,6 +95,8 @@ def _candidates(x: np.ndarray, bits: int) -> Iterator[tuple[np.ndarray, np.ndarr
     levels = np.float32(2**bits - 1)
     low, high = np.minimum(x.min(axis=-1), 0), np.maximum(x.max(axis=-1), 0)
     span = high - low
+    if not np.isfinite(span).all():
+        raise ValueError("the matrix holds values that are not finite")
     for share in SHARES[bits]:
         inverse = np.divide(levels, span * np.float32(share), out=np.zeros_like(span), where=span > 0)
         zero_points = np.rint(low * np.float32(-share) * inverse)

@@ -51,9 +51,10 @@ class StreamedBlocks:
     def _codes(self) -> Iterator[np.ndarray]:
         self._kept = []
         for matrix in self._matrices():
-            blocks = quantise(matrix, self._bits, self._block)
-            if not np.isfinite(blocks.scales).all():
-                raise CheckpointError(f"{self._label} holds values that are not finite: they cannot be quantised")
+            try:
+                blocks = quantise(matrix, self._bits, self._block)
+            except ValueError as error:
+                raise CheckpointError(f"{self._label} cannot be quantised: {error}") from None
             self._kept.append((blocks.scales, pack(blocks.zero_points, self._bits)))
             yield pack(blocks.codes, self._bits)
 
