@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-ENSEMBLE_PREFIX = re.compile(r"^in ensemble '[^']*', ")
+# What Triton puts before messages of ensembles, and of requests that it refuses itself.
+PREFIX = re.compile(r"^(in ensemble '[^']*', |\[request id: [^\]]*\] )+")
 
 
 class ChatError(Exception):
@@ -34,7 +35,8 @@ class ServerError(ChatError):
 # HTTP has one status for every error of an ensemble, and gRPC streams carry none, so that most is known by the message:
 # what the server's models mark as theirs, and Triton's own words.
 BY_MESSAGE = {
-    "server busy: ": Busy, "internal error: ": ServerError, "Request for unknown model": ServerUnavailable,
+    "server busy: ": Busy, "Exceeds maximum queue size": Busy, "internal error: ": ServerError,
+    "Request for unknown model": ServerUnavailable,
     "Server not ready": ServerUnavailable, "Stub process": ServerError, "Failed to process the request": ServerError,
 }
 # gRPC's status codes of failed connections, and HTTP statuses.
@@ -51,7 +53,7 @@ def error_from(code: str | int | None, message: str) -> ChatError:
         code: name of the gRPC status code, or the HTTP status; None for an error within a gRPC stream.
         message: the server's message.
     """
-    text = ENSEMBLE_PREFIX.sub("", message)
+    text = PREFIX.sub("", message)
     for beginning, kind in BY_MESSAGE.items():
         if text.startswith(beginning):
             return kind(text)

@@ -43,8 +43,8 @@ def compose(folder: Path, options: Options | None = None, limits: Mapping[str, i
     config = EngineDescription.load(paths.engines).config
     check_engines(paths.engines, role.engines)
     with build.locked():
-        _write_limits(paths, Capacity.of(paths.engines), options.slots, limits or {})
-        described = models(role, config, options, rows_parameters(role, build, paths, config))
+        written = _write_limits(paths, Capacity.of(paths.engines), options.slots, limits or {})
+        described = models(role, config, options, written, rows_parameters(role, build, paths, config))
         configs = {model.name: to_text(triton_config(model)) for model in described}
         shells = {model.name: sha256(_shell(model)) for model in described if isinstance(model, PythonModel)}
         made = build.artifact(role.folder, {"configs": configs, "shells": shells},
@@ -55,13 +55,14 @@ def compose(folder: Path, options: Options | None = None, limits: Mapping[str, i
         print(f"{paths.repository(role)} is up to date", file=sys.stderr)
 
 
-def _write_limits(paths: BuildPaths, capacity: Capacity, slots: int, changes: Mapping[str, int]) -> None:
+def _write_limits(paths: BuildPaths, capacity: Capacity, slots: int, changes: Mapping[str, int]) -> Limits:
     limits = paths.limits() if paths.limits_file.exists() else capacity.default_limits()
     limits = Limits.from_dict({**limits.to_dict(), **changes})
     capacity.require(limits, slots)
     temporary = paths.root / f"{TEMPORARY}{paths.limits_file.name}"
     temporary.write_text(json.dumps(limits.to_dict(), indent=2) + "\n")
     os.replace(temporary, paths.limits_file)
+    return limits
 
 
 def _write_repository(target: Path, described: list[PythonModel | Ensemble], configs: Mapping[str, str]) -> None:

@@ -42,6 +42,7 @@ class PythonModel:
         decoupled: whether a request gets any number of responses, at any time, instead of one.
         instances: processes that serve it.
         parameters: settings that the model reads.
+        queue: requests that may wait for one of them, beyond which Triton refuses more; 0 for any number.
         shell: the module of `triton_repo/shells/` that runs it; by default the one of its name.
     """
 
@@ -51,6 +52,7 @@ class PythonModel:
     decoupled: bool = False
     instances: int = 1
     parameters: Mapping[str, str] = field(default_factory=dict)
+    queue: int = 0
     shell: str = ""
 
 
@@ -88,6 +90,9 @@ def triton_config(model: PythonModel | Ensemble) -> TritonConfig:
     config.backend = "python"
     config.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_CPU, count=model.instances)
     config.model_transaction_policy.decoupled = model.decoupled
+    if model.queue:
+        # Triton limits queues of its batcher only, which with a batch size of 0 hands on one request at a time.
+        config.dynamic_batching.default_queue_policy.max_queue_size = model.queue
     for name, value in model.parameters.items():
         config.parameters[name].string_value = value
     return config

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 # The same request may succeed later.
 BUSY_PREFIX = "server busy: "
+# Triton's own words where too many requests wait for a model.
+TRITON_BUSY = "Exceeds maximum queue size"
 # No fault of the client's.
 INTERNAL_PREFIX = "internal error: "
 
 
 def status_code(message: str) -> str:
     """The gRPC status code of an error of the ensemble, by its message."""
-    if BUSY_PREFIX in message:
+    if BUSY_PREFIX in message or TRITON_BUSY in message:
         return "UNAVAILABLE"
     return "INTERNAL" if INTERNAL_PREFIX in message else "INVALID_ARGUMENT"

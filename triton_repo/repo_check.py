@@ -19,7 +19,7 @@ from qwen3vl.errors import ArtifactError, CheckpointError
 from triton_repo.build_paths import BuildPaths
 from triton_repo.config_pbtxt import CONFIG_FILE, dtype_name, read_config
 from triton_repo.ensemble_check import Problem, check_ensemble
-from triton_repo.repository import ENCODE, ENSEMBLE, MODEL_VERSION, WHOLE
+from triton_repo.repository import ENCODE, ENSEMBLE, MODEL_VERSION, WHOLE, entry_queue
 from triton_repo.roles import Role
 from triton_repo.split.pairing import rows_parameters
 
@@ -132,6 +132,7 @@ def _check_build(role: Role, build: BuildPaths, configs: dict[str, TritonConfig]
         return
     config = description.config
     yield from _check_sizes(config, configs)
+    yield from _check_queues(build, configs)
     if (model := ROWS_MODELS.get(role)) in configs:
         yield from _check_rows(role, model, configs[model], build, config)
 
@@ -154,6 +155,19 @@ def _check_rows(role: Role, model: str, found: TritonConfig, build: BuildPaths,
     for name, value in expected.items():
         if (there := found.parameters[name].string_value) != value:
             yield Problem(model, f"parameters[{name!r}]", f"is {there!r}, but the build's is {value!r}")
+
+
+def _check_queues(build: BuildPaths, configs: dict[str, TritonConfig]) -> Iterator[Problem]:
+    """Check that as many requests may wait to be prepared as the limit `queue` makes it."""
+    try:
+        expected = entry_queue(build.limits(), int(configs["decoder"].parameters["slots"].string_value))
+    except (ArtifactError, KeyError, ValueError):  # named by other checks, or a server without a decoder
+        return
+    for name in (MODELS[Role.BOTH][0], WHOLE):
+        found = configs[name].dynamic_batching.default_queue_policy.max_queue_size if name in configs else expected
+        if found != expected:
+            yield Problem(name, "dynamic_batching.default_queue_policy.max_queue_size",
+                          f"is {found}, expected {expected}: the limit queue and the decoder's slots")
 
 
 def _check_sizes(config: ModelConfig, configs: dict[str, TritonConfig]) -> Iterator[Problem]:

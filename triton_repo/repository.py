@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from qwen3vl.config import ModelConfig
 from qwen3vl.errors import ArtifactError
+from qwen3vl.limits import Limits
 from triton_repo.config_pbtxt import Ensemble, PythonModel, Step, Tensor
 from triton_repo.handoff.transports import TRANSPORTS
 from triton_repo.roles import Role
@@ -113,7 +114,12 @@ class Options:
             raise ArtifactError(f"transport is {self.transport!r}, expected one of {', '.join(TRANSPORTS)}")
 
 
-def models(role: Role, config: ModelConfig, options: Options,
+def entry_queue(limits: Limits, slots: int) -> int:
+    """How many requests may wait to be prepared: a burst that the decoder has room for is not refused before it."""
+    return limits.queue + slots
+
+
+def models(role: Role, config: ModelConfig, options: Options, limits: Limits,
            parameters: Mapping[str, str]) -> list[PythonModel | Ensemble]:
     """Every model of a repository for a checkpoint of this configuration.
 
@@ -128,13 +134,13 @@ def models(role: Role, config: ModelConfig, options: Options,
     if role is Role.LANGUAGE:
         fetching = {"row_cache_mib": str(options.row_cache_mib), "encode_seconds": str(options.encode_seconds),
                     "transport": options.transport, **parameters}
-        return _serving_models(MEDIA, "language_", fetching, config, options)
+        return _serving_models(MEDIA, "language_", fetching, config, options, limits)
     visual = (Tensor("patches", "UINT8", (-1, config.vision.patch_dim)), Tensor("grids", "INT32", (-1, 3)))
-    return _serving_models(visual, "", threads, config, options)
+    return _serving_models(visual, "", threads, config, options, limits)
 
 
 def _serving_models(visual: tuple[Tensor, ...], shells: str, vision_parameters: Mapping[str, str],
-                    config: ModelConfig, options: Options) -> list[PythonModel | Ensemble]:
+                    config: ModelConfig, options: Options, limits: Limits) -> list[PythonModel | Ensemble]:
     """The models that answer clients.
 
     Args:
@@ -142,8 +148,9 @@ def _serving_models(visual: tuple[Tensor, ...], shells: str, vision_parameters: 
         shells: beginning of these two models' shells.
     """
     rows = (Tensor("visual_rows", "FP32", (-1, config.text.hidden_size)),)
+    queue = entry_queue(limits, options.slots)
     return [
-        PythonModel("preprocess", REQUEST, (*PROMPT, *visual), instances=options.preprocess_instances,
+        PythonModel("preprocess", REQUEST, (*PROMPT, *visual), instances=options.preprocess_instances, queue=queue,
                     shell=f"{shells}preprocess"),
         PythonModel("vision_encoder", (*PROMPT, *visual), (*PROMPT, *rows), decoupled=True,
                     parameters=vision_parameters, shell=f"{shells}vision_encoder"),
@@ -153,7 +160,7 @@ def _serving_models(visual: tuple[Tensor, ...], shells: str, vision_parameters: 
         # One instance: several could overtake each other and mix up the order of the text.
         PythonModel("postprocess", [_optional(tensor) for tensor in EMISSION], ANSWER, decoupled=True),
         Ensemble(ENSEMBLE, REQUEST, ANSWER, _steps(_names(visual))),
-        PythonModel(WHOLE, REQUEST, ANSWER, instances=options.whole_instances),
+        PythonModel(WHOLE, REQUEST, ANSWER, instances=options.whole_instances, queue=queue),
     ]
 
 

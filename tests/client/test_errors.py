@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 from client.errors import BadRequest, Busy, ServerError, ServerUnavailable, TimedOut, error_from
-from triton_repo.error_messages import BUSY_PREFIX, INTERNAL_PREFIX, status_code
+from triton_repo.error_messages import BUSY_PREFIX, INTERNAL_PREFIX, TRITON_BUSY, status_code
 
 
 @pytest.mark.parametrize("code,message,kind", [
     (None, "in ensemble 'qwen3_vl_moe', max_tokens is 0", BadRequest),
     (None, f"in ensemble 'qwen3_vl_moe', {BUSY_PREFIX}4 requests are waiting", Busy),
+    (None, f"[request id: <id_unknown>] {TRITON_BUSY}", Busy),
+    ("UNAVAILABLE", f"in ensemble 'qwen3_vl_moe', [request id: 7] {TRITON_BUSY}", Busy),
     (None, f"in ensemble 'qwen3_vl_moe', {INTERNAL_PREFIX}the decoder failed", ServerError),
     (400, f"in ensemble 'qwen3_vl_moe', {BUSY_PREFIX}4 requests are waiting", Busy),
     (400, f"{INTERNAL_PREFIX}the decoder failed", ServerError),
@@ -32,7 +34,8 @@ def test_message_is_the_servers_without_its_plumbing() -> None:
 
 
 @pytest.mark.parametrize("message,code", [
-    (f"in ensemble 'x', {BUSY_PREFIX}later", "UNAVAILABLE"), (f"in ensemble 'x', {INTERNAL_PREFIX}oh", "INTERNAL"),
+    (f"in ensemble 'x', {BUSY_PREFIX}later", "UNAVAILABLE"), (f"[request id: x] {TRITON_BUSY}", "UNAVAILABLE"),
+    (f"in ensemble 'x', {INTERNAL_PREFIX}oh", "INTERNAL"),
     ("in ensemble 'x', max_tokens is 0", "INVALID_ARGUMENT")])
 def test_whole_answers_get_the_code_that_the_message_tells(message: str, code: str) -> None:
     assert status_code(message) == code

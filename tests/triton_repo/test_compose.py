@@ -96,6 +96,13 @@ def test_limits_are_written_once_and_changed_one_by_one(build: Path) -> None:
     assert (limits.images, limits.queue, limits.image_bytes) == (3, 7, Limits().image_bytes)
 
 
+def test_as_many_requests_may_wait_to_be_prepared_as_the_decoder_takes_and_queues(build: Path) -> None:
+    compose(build, Options(slots=3), {"queue": 7})
+    waiting = {name: read_config(build / "triton_repo" / name / CONFIG_FILE).dynamic_batching.default_queue_policy
+               for name in ("preprocess", "qwen3_vl_moe_whole", "decoder")}
+    assert [policy.max_queue_size for policy in waiting.values()] == [10, 10, 0]
+
+
 def test_limits_edited_by_hand_are_kept(build: Path) -> None:
     compose(build)
     values = json.loads((build / "limits.json").read_text())

@@ -71,6 +71,8 @@ BROKEN_CONFIGS = {
                                      "decoder: instance_group.count: is 2, expected 1"),
     "two instances that overtake each other": ("postprocess", lambda c: setattr(c.instance_group[0], "count", 2),
                                                "postprocess: instance_group.count: is 2, expected 1"),
+    "a queue without end": ("preprocess", lambda c: c.ClearField("dynamic_batching"),
+                            "preprocess: dynamic_batching.default_queue_policy.max_queue_size: is 0, expected 36"),
     "no such size": ("qwen3_vl_moe_whole", lambda c: c.input[0].dims.__setitem__(0, 0),
                      "qwen3_vl_moe_whole: input['messages'].dims: is [0]"),
     "no type": ("qwen3_vl_moe_whole", lambda c: setattr(c.input[0], "data_type", model_config_pb2.TYPE_INVALID),
