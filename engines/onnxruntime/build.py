@@ -9,21 +9,22 @@ from pathlib import Path
 import onnx_ir as ir
 import onnxruntime
 
-from engines.onnxruntime.rewrite import use_flash_attention
+from engines.onnxruntime.rewrite import attend_by_matrix_products, use_flash_attention
 from engines.onnxruntime.session import ENGINE_FILE, load_session, session_options
 from engines.rewritten_graph import saved_beside
 from export.build_folder import BuildFolder
 
 WEIGHTS_FILE = "weights.bin"
+QUANTISED_OPERATORS = ("MatMulNBits", "QMoE")
 # Goes up when engines of the same graph come out differently.
-RECIPE = 1
+RECIPE = 2
 
 
 def build_engine(build: BuildFolder, name: str) -> bool:
     """Make `engines/<name>/` from `onnx/<name>.onnx`; skip it if it is there already.
 
-    The graph is optimised for any CPU (no layouts of this machine's processor), saved with its weights beside it and
-    loaded once, so that an engine that is there is one that loads.
+    The graph is optimised for any CPU, saved with its weights beside it and loaded once, so that an engine that is
+    there is one that loads.
 
     Returns:
         Whether it was made now.
@@ -46,6 +47,11 @@ def build_engine(build: BuildFolder, name: str) -> bool:
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "4096")
         model = ir.load(source)
         use_flash_attention(model)
+        attend_by_matrix_products(model)
+        if any(node.op_type in QUANTISED_OPERATORS for node in model.graph):
+            # Kernels repack integers. Saved, their layout is mapped from the file instead of held beside it; a
+            # processor that packs otherwise notices, and packs for itself as it loads.
+            options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
         with saved_beside(source, model) as graph:
             load_session(graph, options)
         load_session(folder / ENGINE_FILE, session_options())

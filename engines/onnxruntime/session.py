@@ -12,26 +12,27 @@ from qwen3vl.errors import ArtifactError
 ENGINE_FILE = "engine.onnx"
 
 
-def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:
-    """Options for every session: `threads` compute threads, by default one for each core this process may use.
+def session_options(threads: int | None = None, spin_microseconds: int = 0) -> onnxruntime.SessionOptions:
+    """Options for every session.
 
-    Threads sleep when they wait: several engines and Triton share the cores, and spinning ones would starve them.
+    Args:
+        threads: compute threads, by default one for each core this process may use.
+        spin_microseconds: how long threads spin for the next operator before they sleep. Several engines and Triton
+            share the cores, and threads that spin without limit would starve them.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin_microseconds else "0")
+    if spin_microseconds:
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(spin_microseconds))
     return options
 
 
-def load_engine(engine_dir: Path, name: str, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """Load `<engine_dir>/<name>/engine.onnx`.
-
-    Raises:
-        ArtifactError: the file is missing or ONNX Runtime refuses it.
-    """
-    return load_session(engine_dir / name / ENGINE_FILE, session_options(threads))
+def load_engine(engine_dir: Path, name: str, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """Load `<engine_dir>/<name>/engine.onnx`. Errors as in `load_session`."""
+    return load_session(engine_dir / name / ENGINE_FILE, options)
 
 
 def load_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:

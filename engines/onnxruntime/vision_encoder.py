@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.onnxruntime.session import load_engine
+from engines.onnxruntime.session import load_engine, session_options
 from engines.vision_frames import CALL_PATCHES, FrameEncoder, Grid
 
 
@@ -38,5 +38,5 @@ class VisionEncoder(FrameEncoder):
     def _loaded_session(self):
         with self._loading:
             if self._session is None:
-                self._session = load_engine(self._engine_dir, "vision_encoder", self._threads)
+                self._session = load_engine(self._engine_dir, "vision_encoder", session_options(self._threads))
             return self._session
