@@ -1,4 +1,4 @@
-"""The reference: `transformers`' Qwen3-VL-MoE in float32 on the CPU."""
+"""The reference: `transformers`' Qwen3-VL-MoE on the CPU."""
 
 from __future__ import annotations
 
@@ -15,20 +15,25 @@ from qwen3vl.config import ModelConfig
 from qwen3vl.errors import ArtifactError
 from qwen3vl.images import ImageSettings, normalise
 
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
 
 class Reference:
     """The checkpoint as `transformers` runs it. It gets token ids and pixels only; positions are its own.
 
+    Args:
+        precision: a key of `DTYPES`; results are float32 all the same.
+
     Raises:
-        ArtifactError: the checkpoint does not fit into the free memory in float32.
+        ArtifactError: the checkpoint does not fit into the free memory in that precision.
     """
 
-    def __init__(self, checkpoint: Path):
+    def __init__(self, checkpoint: Path, precision: str = "fp32"):
         self.config = ModelConfig.from_checkpoint(checkpoint)
-        self._images = ImageSettings.from_checkpoint(checkpoint)
-        _require_memory(checkpoint)
+        self._images, self._dtype = ImageSettings.from_checkpoint(checkpoint), DTYPES[precision]
+        _require_memory(checkpoint, precision)
         transformers.utils.logging.disable_progress_bar()
-        self.model = transformers.Qwen3VLMoeForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
+        self.model = transformers.Qwen3VLMoeForConditionalGeneration.from_pretrained(checkpoint, dtype=self._dtype)
         self.model.eval()
 
     @torch.no_grad()
@@ -38,20 +43,22 @@ class Reference:
             return np.empty((0, self.config.text.hidden_size), np.float32)
         encoded = self.model.model.visual(self._pixels(case.inputs.patches), torch.tensor(case.inputs.grids).long())
         rows = torch.stack([encoded.pooler_output, *encoded.deepstack_features], dim=1)
-        return rows.flatten(0, 1).numpy()
+        return rows.flatten(0, 1).float().numpy()
 
     @torch.no_grad()
     def logits(self, case: Case) -> np.ndarray:
         """float32 [S, vocab_size] of the prompt."""
-        return self.model(**self.inputs(case)).logits[0].numpy()
+        return self.model(**self.inputs(case)).logits[0].float().numpy()
 
     @torch.no_grad()
-    def greedy(self, case: Case, tokens: int) -> list[int]:
-        """The greedy continuation, the end-of-text token included if it comes."""
+    def greedy(self, case: Case, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+        """The greedy continuation int32 [T], the end-of-text token included if it comes, and its logits [T, V]."""
         inputs = self.inputs(case)
         output = self.model.generate(**inputs, attention_mask=torch.ones_like(inputs["input_ids"]),
-                                     max_new_tokens=tokens, do_sample=False)
-        return output[0, inputs["input_ids"].shape[1] :].tolist()
+                                     max_new_tokens=tokens, do_sample=False, output_logits=True,
+                                     return_dict_in_generate=True)
+        ids = output.sequences[0, inputs["input_ids"].shape[1] :]
+        return ids.int().numpy(), torch.cat(output.logits).float().numpy()
 
     def inputs(self, case: Case) -> dict[str, torch.Tensor]:
         """What `forward` and `generate` take for the case, on token ids of the original kind."""
@@ -73,13 +80,18 @@ class Reference:
         return inputs
 
     def _pixels(self, patches: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(normalise(patches, self._images))
+        return torch.from_numpy(normalise(patches, self._images)).to(self._dtype)
 
 
-def _require_memory(checkpoint: Path) -> None:
+def description() -> str:
+    """What the reference is."""
+    return f"transformers {transformers.__version__}, float32, CPU"
+
+
+def _require_memory(checkpoint: Path, precision: str) -> None:
     with Checkpoint.open(checkpoint) as tensors:
-        needed = 4 * sum(int(np.prod(tensors.shape(name))) for name in tensors.names())
+        needed = DTYPES[precision].itemsize * sum(int(np.prod(tensors.shape(name))) for name in tensors.names())
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > free:
-        raise ArtifactError(f"the reference needs {needed / 1e9:.1f} GB of memory for {checkpoint} in float32, but "
+        raise ArtifactError(f"the reference needs {needed / 1e9:.1f} GB of memory for {checkpoint} in {precision}, but "
                             f"{free / 1e9:.1f} GB are free: check on a larger machine")

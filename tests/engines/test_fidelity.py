@@ -1,11 +1,16 @@
 """Engines against transformers for models of many shapes, and that the check itself finds what is wrong."""
 
+import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from client.cli import main
 from engines.builder import build_engines
 from engines.fidelity.check import check
 from export.exporter import export
@@ -79,3 +84,15 @@ def test_a_model_that_ignores_deepstack_fails_only_the_canary(tmp_path: Path):
     report = check(build_of(checkpoint, tmp_path / "build"), checkpoint, "fp32")
     failed = {result["level"] for result in report["results"] if not result["passed"]}
     assert failed == {"canary: logits differ without DeepStack"}
+
+
+def test_kept_results_of_the_reference_need_no_torch(random_build: Path, random_checkpoint: Path, tmp_path: Path):
+    build = Path(shutil.copytree(random_build, tmp_path / "build"))
+    arguments = ["check", str(build), "--checkpoint", str(random_checkpoint), "--expected", str(tmp_path / "expected")]
+    assert main([*arguments, "--reference-only"]) == 0
+    assert "fidelity" not in json.loads((build / "manifest.json").read_text())
+    code = ("import sys; sys.modules.update(torch=None, transformers=None); from client.cli import main; "
+            f"sys.exit(main({arguments!r}))")
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    fidelity = json.loads((build / "manifest.json").read_text())["fidelity"]
+    assert fidelity["passed"] and fidelity["reference"].startswith("transformers ")

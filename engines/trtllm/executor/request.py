@@ -46,22 +46,23 @@ class RequestBuilder:
         require_samplable(request.sampling, self._config.text.vocab_size)
 
     def build(self, request: GenerationRequest, max_tokens: int,
-              return_logits: bool = False) -> trtllm.Request:
-        """The request, whose tokens are streamed as they come.
+              context_logits: bool = False) -> trtllm.Request:
+        """The request; its tokens are streamed as they come.
 
         Args:
             request: valid.
             max_tokens: of the answer at most; prompt and answer together must fit the engine.
-            return_logits: whether the logits of the generated tokens come with the last of them.
+            context_logits: whether the logits of the prompt's tokens come with the last result, from an engine that
+                gives them.
         """
         import tensorrt_llm.bindings.executor as trtllm
         import torch
 
         table = self._rotary.table(request.position_ids, request.rope_delta)
         return trtllm.Request(
-            request.token_ids.tolist(), max_tokens, streaming=not return_logits,
+            request.token_ids.tolist(), max_tokens, streaming=True,
             sampling_config=sampling_config(request.sampling, self._config.text.vocab_size),
-            output_config=trtllm.OutputConfig(exclude_input_from_output=True, return_generation_logits=return_logits),
+            output_config=trtllm.OutputConfig(exclude_input_from_output=True, return_context_logits=context_logits),
             end_id=self._end, stop_words=[[token] for token in self._other_ends] or None,
             prompt_tuning_config=self._prompt_table(request) if len(request.visual_rows) else None,
             mrope_config=trtllm.MropeConfig(torch.from_numpy(table), request.rope_delta))

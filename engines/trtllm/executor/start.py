@@ -23,12 +23,13 @@ class ExecutorOptions:
         cache_fraction: share of the GPU memory that is free once the engine is loaded which the key-value cache gets.
             The vision encoder's engine is loaded later, with the first image, and needs its part of the rest.
         reuse_cache: whether prompts that begin alike share cached keys and values.
-        return_logits: whether requests may ask for the logits of generated tokens.
+        max_num_tokens: tokens of one step at most, longer prompts come in chunks; None for what the engine was built
+            for.
     """
 
     cache_fraction: float
     reuse_cache: bool = True
-    return_logits: bool = False
+    max_num_tokens: int | None = None
 
 
 def start_executor(folder: Path, record: TrtllmRecord, options: ExecutorOptions) -> trtllm.Executor:
@@ -54,7 +55,7 @@ def start_executor(folder: Path, record: TrtllmRecord, options: ExecutorOptions)
     import tensorrt_llm.bindings.executor as trtllm
 
     config = trtllm.ExecutorConfig(
-        max_beam_width=1, enable_chunked_context=True, gather_generation_logits=options.return_logits,
+        max_beam_width=1, enable_chunked_context=True, max_num_tokens=options.max_num_tokens,
         scheduler_config=trtllm.SchedulerConfig(
             capacity_scheduler_policy=trtllm.CapacitySchedulerPolicy.GUARANTEED_NO_EVICT),
         kv_cache_config=trtllm.KvCacheConfig(enable_block_reuse=options.reuse_cache,

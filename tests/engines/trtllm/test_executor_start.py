@@ -27,11 +27,11 @@ def engine(random_build: Path, random_checkpoint: Path, tmp_path: Path):
 
 def test_one_gpu_runs_in_this_process(engine, monkeypatch) -> None:
     install(monkeypatch)
-    executor = start_executor(*engine(), ExecutorOptions(cache_fraction=0.5, return_logits=True))
+    executor = start_executor(*engine(), ExecutorOptions(cache_fraction=0.5, max_num_tokens=64))
     config = executor.config
     executor.shutdown()
     assert config.parallel_config is None and config.enable_chunked_context
-    assert config.mm_embedding_offloading is False and config.gather_generation_logits is True
+    assert config.mm_embedding_offloading is False and config.max_num_tokens == 64
     assert config.kv_cache_config.enable_block_reuse and config.kv_cache_config.free_gpu_memory_fraction == 0.5
 
 

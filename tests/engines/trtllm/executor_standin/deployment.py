@@ -46,7 +46,7 @@ def install(monkeypatch: pytest.MonkeyPatch, version: str = VERSION) -> list[Exe
 
 def make_build(folder: Path, source: Path, checkpoint: Path, *, slots: int = 3, prompt_tokens: int = 300,
                total_tokens: int = 400, visual_tokens: int = 64, num_tokens: int = 16, dtype: str = "bfloat16",
-               parallelism: Parallelism | None = None, **engine) -> Path:
+               parallelism: Parallelism | None = None, context_logits: bool = False, **engine) -> Path:
     """Copy processor and vision encoder of a build for ONNX Runtime, and put the stand-in's engine beside them.
 
     Args:
@@ -64,7 +64,7 @@ def make_build(folder: Path, source: Path, checkpoint: Path, *, slots: int = 3, 
                         prompt_tokens=prompt_tokens, total_tokens=total_tokens)
     levels = config.vision.deepstack_levels
     record = TrtllmRecord(VERSION, "10.13.3.9", "9.0", dtype, parallelism, sizes, config.text.vocab_size, levels,
-                          config.text.hidden_size, config.text.head_dim, None, False)
+                          config.text.hidden_size, config.text.head_dim, None, context_logits)
     target = folder / "engines/trtllm"
     target.mkdir()
     for rank in range(parallelism.world_size):

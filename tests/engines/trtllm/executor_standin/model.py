@@ -41,11 +41,10 @@ class EngineModel:
 
     @torch.inference_mode()
     def run(self, token_ids: Tensor, table: Tensor, rotary_rows: Tensor, cache: SequenceCache) -> Tensor:
-        """Append tokens to a sequence: ids [S] that count the rows of the batch's table -> logits [V] of the last."""
+        """Append tokens to a sequence: ids [S] that count the rows of the batch's table -> logits [S, V]."""
         self.decoder.rotary.rows = rotary_rows
         positions = torch.zeros(3, 1, len(token_ids), dtype=torch.long)  # not looked at
-        last = torch.tensor([[len(token_ids) - 1]])
-        return self.decoder(token_ids[None], table.float(), positions, cache, logit_positions=last)[0, 0]
+        return self.decoder(token_ids[None], table.float(), positions, cache)[0]
 
     def generation_rotary(self, position: int) -> Tensor:
         """The engine's own table, which generated tokens use: [1, dim / 2, 2]."""

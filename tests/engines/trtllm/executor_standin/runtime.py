@@ -89,8 +89,6 @@ class _Active:
         return tuple(zip(self.tokens[:end], self.extra_ids[:end], strict=True))
 
     def accept(self, logits: torch.Tensor) -> None:
-        if self.request.output_config.return_generation_logits:
-            self.logits.append(logits)
         token = self.sampler.sample(logits.numpy())
         if token == self.request.end_id:
             self.reason = FinishReason.END_ID
@@ -107,7 +105,7 @@ class _Active:
         if not self.finished and not (self.request.streaming and new):
             return None
         self.sent = len(self.tokens)
-        logits = torch.stack(self.logits)[None] if self.logits and self.finished else None
+        logits = torch.cat(self.logits) if self.logits and self.finished else None
         return Response(self.id, Result(new, self.finished, self.reason, logits))
 
 
@@ -244,7 +242,8 @@ class Executor:
     def _scheduled(self, active: list[_Active]) -> list[tuple[_Active, int]]:
         """Requests and how many tokens of each: prompts first, then one generated token each."""
         free = self.engine.blocks - sum(self._blocks(request) for request in active if request.started)
-        budget = self.engine.max_num_tokens - sum(request.started and not request.in_context for request in active)
+        budget = self.config.max_num_tokens or self.engine.max_num_tokens
+        budget -= sum(request.started and not request.in_context for request in active)
         context, generation = [], []
         for request in active:
             if not request.started:
@@ -288,10 +287,12 @@ class Executor:
             rows = self.model.generation_rotary(start + request.request.mrope_config.mrope_position_deltas)
         packed = self._table.packed_ids(ids, task, self.model.config.vocab_size)
         logits = self.model.run(packed, self._table.rows, rows, request.cache)
+        if prompt and request.request.output_config.return_context_logits:
+            request.logits.append(logits)
         if not request.in_context:
             if prompt and self._reuse:
                 self._store(request)
-            request.accept(logits)
+            request.accept(logits[-1])
 
     def _store(self, request: _Active) -> None:
         size = self.engine.tokens_per_block

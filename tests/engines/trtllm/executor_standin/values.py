@@ -61,7 +61,7 @@ ExecutorConfig = value_class("ExecutorConfig")
 class Result:
     def __init__(self, tokens: list[int], final: bool, reason: FinishReason, logits=None) -> None:
         self.output_token_ids, self.is_final, self.finish_reasons = [tokens], final, [reason]
-        self.generation_logits = logits
+        self.context_logits = logits
 
 
 class Response:
