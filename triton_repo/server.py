@@ -192,13 +192,16 @@ class TritonServer:
                                     stderr=subprocess.STDOUT, start_new_session=True)
 
     def _ready(self) -> bool:
-        url = f"http://{self.endpoints.local_host}:{self.endpoints.http}/v2/health/ready"
+        at = self.endpoints
         try:
-            # Ours, and not another server on the same port.
-            with urllib.request.urlopen(url, timeout=5) as response:
-                return response.status == 200 and self._process.poll() is None
+            # Triton opens its endpoints one after the other, metrics last.
+            for path in (f"{at.http}/v2/health/ready", f"{at.metrics}/metrics"):
+                with urllib.request.urlopen(f"http://{at.local_host}:{path}", timeout=5) as response:
+                    if response.status != 200:
+                        return False
         except (urllib.error.URLError, OSError):
             return False
+        return self._process.poll() is None  # Ours, and not another server on the same port.
 
 
 def _remove_runtime(folder: Path) -> None:

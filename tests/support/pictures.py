@@ -14,11 +14,6 @@ def png(seed: int, height: int = 64, width: int = 64) -> bytes:
     return _encoded([Image.fromarray(blocks.repeat(16, 0).repeat(16, 1))], "PNG")
 
 
-def noise_png(seed: int, side: int) -> bytes:
-    """A square picture of noise, which does not compress: three bytes a pixel."""
-    return _encoded([Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8))], "PNG")
-
-
 def gif(seed: int, frames: int = 4, size: int = 64) -> bytes:
     """An animation, half a second a frame."""
     blocks = np.random.default_rng(seed).integers(0, 256, (frames, size // 16, size // 16, 3), dtype=np.uint8)
