@@ -54,5 +54,7 @@ class Way:
                 log.exception("a request could not be finished")
 
     def gone(self) -> bool:
-        """Whether the client's stream is gone."""
-        return self._reply.cancelled()
+        """Whether the client's stream is gone, or nothing follows anyway."""
+        # Under the lock: a response sender that is asked after its last response crashes tritonserver.
+        with self._lock:
+            return self._finished or self._reply.cancelled()
