@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engines.trtllm.checks import load_tensorrt_llm
 from engines.trtllm.deepstack import PromptTable
 from qwen3vl.errors import ArtifactError
 
@@ -35,7 +36,12 @@ def configure(config: PretrainedConfig, *, levels: int, plugin: bool) -> None:
 
 
 def model_class() -> type:
-    """The model class, a subclass of `QWenForCausalLM`: defined here because its bases exist with TensorRT-LLM only."""
+    """The model class, a subclass of `QWenForCausalLM`: defined here because its bases exist with TensorRT-LLM only.
+
+    Raises:
+        ArtifactError: TensorRT-LLM is not installed or of another version.
+    """
+    load_tensorrt_llm()
     from tensorrt_llm.models.modeling_utils import DecoderLayerList
     from tensorrt_llm.models.qwen.model import QWenDecoderLayer, QWenForCausalLM, QWenModel
 

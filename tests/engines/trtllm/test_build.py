@@ -36,6 +36,7 @@ def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture
 def folder(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     use_stand_in(monkeypatch)
+    monkeypatch.chdir(tmp_path)
     return shutil.copytree(exported, tmp_path / "build")
 
 
@@ -57,7 +58,7 @@ def test_the_engine_s_sizes_are_the_deployment_s(folder: Path) -> None:
     assert values["pretrained_config"]["deepstack_levels"] == 3
     assert values["pretrained_config"]["deepstack_plugin"] is False
     # TensorRT-LLM's file of kernel times is neither in the working folder nor among the engines.
-    assert not Path("model.cache").exists() and not list(folder.rglob("timing.cache"))
+    assert [path.name for path in Path.cwd().iterdir()] == ["build"] and not list(folder.rglob("*.cache"))
 
 
 def test_defaults_are_the_limits_of_the_deployment(folder: Path) -> None:
@@ -153,6 +154,13 @@ def test_new_weights_make_a_new_engine(folder: Path, tmp_path: Path) -> None:
     export_checkpoint(make_case_checkpoint(tmp_path / "other", seed=5), folder, Parallelism(tp=2))
     assert build(folder) == 0
     assert states(folder)["rank1.engine"] != before["rank1.engine"]
+
+
+def test_a_checkpoint_that_is_not_whole_is_refused(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    (folder / "trtllm/rank1.safetensors").unlink()
+    assert build(folder) == 1
+    assert "rank1.safetensors has not been made: run `qwen3vl export" in capsys.readouterr().err
+    assert not (folder / ENGINES).exists()
 
 
 def test_a_network_that_is_refused_leaves_the_rest_as_it_was(folder: Path, monkeypatch, capsys) -> None:

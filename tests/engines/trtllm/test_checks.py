@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from engines.trtllm.checks import load_plugin, load_tensorrt_llm
+from engines.trtllm.model import model_class
 from engines.trtllm.record import TrtllmRecord
 from qwen3vl.errors import ArtifactError
 from tests.engines.trtllm.stand_in.tensorrt import REGISTRY
@@ -26,6 +27,12 @@ def test_without_tensorrt_llm_the_version_and_the_container_are_named(exported: 
     message = capsys.readouterr().err
     assert "TensorRT-LLM 1.2.1 cannot be imported" in message and "26.07-trtllm-python-py3" in message
     assert not (exported / "engines/trtllm").exists()
+
+
+def test_the_model_class_alone_says_so_too(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_llm", None)
+    with pytest.raises(ArtifactError, match=r"TensorRT-LLM 1\.2\.1 cannot be imported"):
+        model_class()
 
 
 @pytest.mark.parametrize(("version", "message"), [
