@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from client.cli import main
 from engines.builder import build_engines
 from engines.description import EngineDescription
+from engines.tensorrt.record import EngineRecord
 from engines.trtllm.options import TrtllmBuildOptions
 from engines.trtllm.record import TrtllmRecord
 from export.build_folder import BuildFolder
@@ -84,6 +86,16 @@ def test_the_record_says_what_the_runtime_needs(folder: Path) -> None:
     assert {f"{ENGINES}/{name}" for name in ("rank0.engine", "rank1.engine", "config.json", "trtllm.json")} \
         <= set(artifacts)
     assert artifacts[f"{ENGINES}/rank1.engine"]["made_from"]["record"]["sizes"]["max_batch"] == 4
+
+
+def test_one_command_builds_both_engines(folder: Path) -> None:
+    """The vision encoder's by TensorRT; here by TensorRT for RTX, which needs no GPU to build."""
+    assert main(["build", str(folder), "--target", "trtllm", "--no-plugin", "--max-visual-tokens", "64",
+                 "--flavour", "tensorrt_rtx", "--compute-capability", "8.9", "--max-image-pixels", "16384",
+                 "--max-frames", "1"]) == 0
+    assert EngineRecord.load(folder / "engines/vision_encoder").precision == "bf16"
+    assert TrtllmRecord.load(folder / ENGINES).dtype == "bfloat16"
+    assert not (folder / "engines/decoder").exists()
 
 
 def test_nothing_is_built_twice(folder: Path, capsys: pytest.CaptureFixture) -> None:
