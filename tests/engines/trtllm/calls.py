@@ -7,8 +7,9 @@ annotated parameters, attributes of `self`, loops over lists, `with`, and classe
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from tests.engines.trtllm.call_values import Instance, Items, Named, Own, OwnClass, OwnFunction, element_of, typed
 from tests.engines.trtllm.signature_table import ROOTS, SignatureTable, signature
 
 
@@ -20,56 +21,6 @@ class Use:
     name: str
     called: bool
     problem: str | None
-
-
-@dataclass(frozen=True)
-class Named:
-    """The thing of this name itself: a module, class or function."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Instance:
-    name: str
-
-
-@dataclass(frozen=True)
-class Items:
-    """A list, or something else to loop over."""
-
-    name: str
-
-
-@dataclass(eq=False)
-class OwnClass:
-    """A class of the file that was read; `vendor` are the vendor's classes that it derives from."""
-
-    name: str
-    vendor: list[str]
-    own_bases: list[OwnClass]
-    attributes: dict[str, object] = field(default_factory=dict)
-
-    def lookup(self, attribute: str) -> tuple[bool, object]:
-        if attribute in self.attributes:
-            return True, self.attributes[attribute]
-        return next((found for base in self.own_bases if (found := base.lookup(attribute))[0]), (False, None))
-
-    def all_vendor(self) -> list[str]:
-        return self.vendor + [name for base in self.own_bases for name in base.all_vendor()]
-
-
-@dataclass(frozen=True)
-class Own:
-    """An instance of a class of the file, or its view as `super()`."""
-
-    of: OwnClass
-    is_super: bool = False
-
-
-@dataclass(frozen=True)
-class OwnFunction:
-    returns: object
 
 
 def uses(source: str, table: SignatureTable) -> list[Use]:
@@ -152,7 +103,7 @@ class _Reader(ast.NodeVisitor):
         self._assign(node.target, self._annotated(node.annotation) or value)
 
     def visit_For(self, node: ast.For) -> None:
-        self._assign(node.target, _item(self.value(node.iter)))
+        self._assign(node.target, element_of(self.value(node.iter)))
         for statement in (*node.body, *node.orelse):
             self.visit(statement)
 
@@ -189,7 +140,7 @@ class _Reader(ast.NodeVisitor):
             return value
         if isinstance(node, ast.Subscript):
             self.value(node.slice)
-            return _item(self.value(node.value))
+            return element_of(self.value(node.value))
         if isinstance(node, ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp):
             return self._comprehension(node)
         if isinstance(node, ast.Lambda):
@@ -232,9 +183,9 @@ class _Reader(ast.NodeVisitor):
         if row is None:
             return None
         if call is not None:
-            return _typed(row.returns) if row.returns else Instance(row.name) if _is_class(row.name) else None
+            return typed(row.returns) if row.returns else Instance(row.name) if _is_class(row.name) else None
         if row.type is not None:
-            return _typed(row.type)
+            return typed(row.type)
         return Named(row.name)
 
     def _call(self, node: ast.Call) -> object:
@@ -268,7 +219,7 @@ class _Reader(ast.NodeVisitor):
     def _comprehension(self, node: ast.expr) -> object:
         self.scopes.append({})
         for generator in node.generators:
-            self._assign(generator.target, _item(self.value(generator.iter)))
+            self._assign(generator.target, element_of(self.value(generator.iter)))
             for condition in generator.ifs:
                 self.value(condition)
         parts = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
@@ -342,13 +293,3 @@ def _is_vendor(name: str) -> bool:
 
 def _is_class(name: str) -> bool:
     return name.rpartition(".")[2][:1].isupper()
-
-
-def _typed(text: str) -> object:
-    if not text:
-        return None
-    return Items(text[len("list["):-1]) if text.startswith("list[") else Instance(text)
-
-
-def _item(value: object) -> object:
-    return Instance(value.name) if isinstance(value, Items) else None

@@ -42,6 +42,17 @@ def test_every_use_is_in_the_table_and_binds(path: Path) -> None:
     assert not problems, "\n".join(problems)
 
 
+def test_what_is_called_by_way_of_other_calls_is_seen_too() -> None:
+    found = {use.name for path in SOURCES for use in uses(path.read_text(), table()) if use.called}
+    assert {"tensorrt.IPluginRegistry.get_creator", "tensorrt.IPluginCreatorV3One.create_plugin",
+            "tensorrt.INetworkDefinition.add_plugin_v3", "tensorrt.ILayer.get_output",
+            "tensorrt_llm.functional.where", "tensorrt_llm.functional._create_tensor",
+            "tensorrt_llm.models.qwen.model.QWenDecoderLayer.forward",
+            "tensorrt_llm.models.qwen.model.QWenModel.forward",
+            "tensorrt_llm.models.qwen.model.QWenForCausalLM.prepare_inputs", "tensorrt_llm.builder.BuildConfig",
+            "tensorrt_llm.builder.Engine.save"} <= found
+
+
 @pytest.mark.parametrize("code", [
     "from tensorrt_llm.builder import build\nbuild(1, build_config=2).save('x')",
     "import tensorrt_llm as t\nt.builder.build(*a).save(engine_dir='x')",
