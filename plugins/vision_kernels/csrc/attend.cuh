@@ -1,0 +1,367 @@
+// softmax(q k') v over tiles, in one pass over the keys with running maxima and sums (FlashAttention).
+//
+// A thread block has one warpgroup that loads and kGroups that attend. Each of these multiplies its 64 queries with a tile
+// of 128 keys while the weights of the tile before are still being multiplied with their values, and takes exponentials
+// meanwhile; the others fill what gaps that leaves.
+#pragma once
+
+#include "elements.cuh"
+#include "hopper.cuh"
+#include "tiles.h"
+#include "wgmma.cuh"
+
+namespace qwen3vl {
+
+constexpr int kStages = 3;  // key tiles, and value tiles, on their way
+constexpr int kAttendThreads = (kGroups + 1) * kWarpgroup;
+constexpr int kArrivals = kGroups * kWarpgroup / kWarp;  // one lane of each attending warp
+// Of 64 K registers: 128 a thread at the start; what the loading warpgroup gives back goes to the others.
+constexpr int kLoaderRegisters = 32, kAttendRegisters = 160;
+
+template <typename T, int kHead>
+struct Shared {
+  static constexpr int kQuerySize = score_chunks(kHead) * kQueryRows * kChunk;
+  static constexpr int kKeySize = score_chunks(kHead) * kKeyRows * kChunk;
+  static constexpr int kValueSize = value_chunks(kHead) * kKeyRows * kChunk;
+  static constexpr int kPitch = kHead % 64 == 0 ? kHead + kChunk : kHead;  // rows start in different banks
+
+  struct Partial {  // of a warpgroup that shares keys with the first one; element i of thread t at [i][t]
+    float mixed[kHead / 2][kWarpgroup], top[2][kWarpgroup], sum[2][kWarpgroup];
+  };
+
+  alignas(128) T queries[2][kGroups][kQuerySize];
+  alignas(128) T keys[kStages][kKeySize];
+  alignas(128) T values[kStages][kValueSize];
+  union {
+    T out[kGroups][kQueryRows * kPitch];
+    Partial partial[kGroups - 1];
+  };
+  Barrier query_full[2], query_empty[2];
+  Barrier key_full[kStages], key_empty[kStages], value_full[kStages], value_empty[kStages];
+};
+
+template <typename T>
+struct AttendArguments {
+  T* out;  // [frames, patches, heads * kHead]
+  const T *query_tiles, *key_tiles, *value_tiles;
+  int patches, heads, key_tiles_per_head;
+  Schedule schedule;
+};
+
+// What a warpgroup knows of its 64 queries. A thread has two of their rows (8 apart), of each every fourth pair of columns:
+// element 4 j + 2 r + e is column 8 j + 2 (lane % 4) + e of row lane / 4 + 8 r of the warp's 16.
+template <typename T, int kHead>
+struct QueryTile {
+  float scores[kKeyRows / 2];
+  std::uint32_t weights[kKeyRows / 4];
+  float mixed[kHead / 2];
+  float top[2], sum[2];
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int i = 0; i < kHead / 2; ++i) mixed[i] = 0.0f;
+    top[0] = top[1] = -INFINITY;
+    sum[0] = sum[1] = 0.0f;
+  }
+
+  __device__ __forceinline__ void multiply_keys(std::uint64_t query, std::uint64_t key) {
+    mma_fence();
+#pragma unroll
+    for (int i = 0; i < score_chunks(kHead) / 2; ++i)  // descriptors count in units of 16 bytes, a chunk's row
+      score_product<T>(scores, query + i * 2 * kQueryRows, key + i * 2 * kKeyRows, i != 0);
+    mma_commit();
+  }
+
+  __device__ __forceinline__ void multiply_values(std::uint64_t value) {
+#pragma unroll
+    for (int i = 0; i < kKeyRows / 16; ++i) value_product<T>(mixed, weights + 4 * i, value + i * 16);
+    mma_commit();
+  }
+
+  // Keys from `there` on are not there.
+  __device__ __forceinline__ void mask(int there) {
+    const int column = 2 * (threadIdx.x % 4);
+#pragma unroll
+    for (int i = 0; i < kKeyRows / 2; ++i)
+      if (i / 4 * 8 + column + i % 2 >= there) scores[i] = -INFINITY;
+  }
+
+  // The scores become weights, powers of two relative to `top`, the largest score so far, and their sums are taken. What
+  // came before has to be multiplied by `correction`. There is no branch in here: the second row's maximum is found while
+  // the first row's exponentials are taken.
+  __device__ __forceinline__ void exponentiate(float (&correction)[2]) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float most = fmaxf(scores[2 * r], scores[2 * r + 1]);
+#pragma unroll
+      for (int i = 4 + 2 * r; i < kKeyRows / 2; i += 4) most = fmaxf(most, fmaxf(scores[i], scores[i + 1]));
+      most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
+      most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
+      const float raised = fmaxf(most, top[r]);
+      correction[r] = exp2_approximate(top[r] - raised);
+      top[r] = raised;
+      float total = sum[r] * correction[r];
+#pragma unroll
+      for (int i = 2 * r; i < kKeyRows / 2; i += 4) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          scores[i + e] = exp2_approximate(scores[i + e] - raised);
+          total += scores[i + e];
+        }
+      }
+      sum[r] = total;
+    }
+  }
+
+  __device__ __forceinline__ void correct(const float (&correction)[2]) {
+#pragma unroll
+    for (int i = 0; i < kHead / 2; ++i) mixed[i] *= correction[i / 2 % 2];
+  }
+
+  __device__ __forceinline__ void round_weights() {
+#pragma unroll
+    for (int i = 0; i < kKeyRows / 4; ++i) weights[i] = pack<T>(scores[2 * i], scores[2 * i + 1]);
+  }
+
+  __device__ __forceinline__ void settle_mixed() {
+    settle(mixed);
+    settle(weights);
+  }
+};
+
+// Brings the tiles of the thread block's items to shared memory, keys from the last tile to the first. One thread.
+template <typename T, int kHead>
+__device__ __forceinline__ void load(Shared<T, kHead>& shared, const AttendArguments<T>& arguments) {
+  using Sizes = Shared<T, kHead>;
+  constexpr int kQueryBytes = sizeof(T) * Sizes::kQuerySize, kKeyBytes = sizeof(T) * Sizes::kKeySize,
+                kValueBytes = sizeof(T) * Sizes::kValueSize;
+  Ring<2> query_ring;
+  Ring<kStages> ring;
+  for (int index = blockIdx.x; index < arguments.schedule.items(); index += gridDim.x) {
+    const Item item = item_at(arguments.schedule, index);
+    const std::int64_t query_tile =
+        static_cast<std::int64_t>(item.frame_head) * arguments.schedule.query_tiles + item.query_tile;
+    const int bytes = kQueryBytes * (item.split ? 1 : kGroups), buffer = query_ring.stage;
+    shared.query_empty[buffer].wait(query_ring.parity ^ 1);
+    shared.query_full[buffer].arrive_and_expect(bytes);
+    shared.query_full[buffer].copy(shared.queries[buffer], arguments.query_tiles + query_tile * Sizes::kQuerySize, bytes);
+    query_ring = query_ring.next();
+    for (int tile = arguments.key_tiles_per_head - 1; tile >= 0; --tile) {
+      const std::int64_t at = static_cast<std::int64_t>(item.frame_head) * arguments.key_tiles_per_head + tile;
+      const int stage = ring.stage;
+      shared.key_empty[stage].wait(ring.parity ^ 1);
+      shared.key_full[stage].arrive_and_expect(kKeyBytes);
+      shared.key_full[stage].copy(shared.keys[stage], arguments.key_tiles + at * Sizes::kKeySize, kKeyBytes);
+      shared.value_empty[stage].wait(ring.parity ^ 1);
+      shared.value_full[stage].arrive_and_expect(kValueBytes);
+      shared.value_full[stage].copy(shared.values[stage], arguments.value_tiles + at * Sizes::kValueSize, kValueBytes);
+      ring = ring.next();
+    }
+  }
+}
+
+template <typename T, int kHead>
+struct Attention {
+  using Memory = Shared<T, kHead>;
+  Memory& shared;
+  const AttendArguments<T>& arguments;
+  const int me = threadIdx.x / kWarpgroup - 1, thread = threadIdx.x % kWarpgroup, lane = threadIdx.x % kWarp;
+  QueryTile<T, kHead> tile;
+  Ring<kStages> ring;
+  Ring<2> query_ring;
+
+  __device__ __forceinline__ std::uint64_t query(int group) const {
+    return matrix(shared_address(shared.queries[query_ring.stage][group]), kQueryRows * 16, 128);
+  }
+  __device__ __forceinline__ std::uint64_t key(int stage) const {
+    return matrix(shared_address(shared.keys[stage]), kKeyRows * 16, 128);
+  }
+  __device__ __forceinline__ std::uint64_t value(int stage) const {  // transposed: its inner dimension is the rows
+    return matrix(shared_address(shared.values[stage]), 128, kKeyRows * 16);
+  }
+  __device__ __forceinline__ void release(Barrier& barrier) {
+    if (lane == 0) barrier.arrive();
+  }
+  __device__ __forceinline__ int keys_of_last_tile() const {
+    return arguments.patches - (arguments.key_tiles_per_head - 1) * kKeyRows;
+  }
+
+  // Each warpgroup its own queries, all keys.
+  __device__ __forceinline__ void attend_full() {
+    const int tiles = arguments.key_tiles_per_head;
+    float correction[2];
+    shared.key_full[ring.stage].wait(ring.parity);
+    tile.multiply_keys(query(me), key(ring.stage));
+    mma_wait<0>();
+    settle(tile.scores);
+    release(shared.key_empty[ring.stage]);
+    if (keys_of_last_tile() < kKeyRows) tile.mask(keys_of_last_tile());
+    tile.exponentiate(correction);
+    tile.round_weights();
+    Ring<kStages> before = ring;
+    for (int i = 1; i < tiles; ++i, before = ring) {
+      ring = ring.next();
+      if (i == 1) shared.key_full[ring.stage].wait(ring.parity);
+      tile.multiply_keys(query(me), key(ring.stage));
+      shared.value_full[before.stage].wait(before.parity);
+      tile.multiply_values(value(before.stage));
+      mma_wait<1>();
+      settle(tile.scores);
+      release(shared.key_empty[ring.stage]);
+      tile.exponentiate(correction);
+      // Waits here for the keys of the next round: without a branch ptxas moves the exponentials below the next line.
+      const Ring<kStages> after = ring.next();
+      if (i + 1 < tiles) shared.key_full[after.stage].wait(after.parity);
+      mma_wait<0>();
+      tile.settle_mixed();
+      release(shared.value_empty[before.stage]);
+      tile.correct(correction);
+      tile.round_weights();
+    }
+    release(shared.query_empty[query_ring.stage]);
+    shared.value_full[ring.stage].wait(ring.parity);
+    mma_fence();
+    tile.multiply_values(value(ring.stage));
+    mma_wait<0>();
+    tile.settle_mixed();
+    release(shared.value_empty[ring.stage]);
+    ring = ring.next();
+  }
+
+  // All warpgroups the same queries, every kGroups-th key tile each.
+  __device__ __forceinline__ void attend_split() {
+    float correction[2];
+    for (int i = 0; i < arguments.key_tiles_per_head; ++i, ring = ring.next()) {
+      shared.key_full[ring.stage].wait(ring.parity);
+      const bool mine = i % kGroups == me;
+      if (mine) {
+        tile.multiply_keys(query(0), key(ring.stage));
+        mma_wait<0>();
+        settle(tile.scores);
+      }
+      release(shared.key_empty[ring.stage]);
+      if (mine) {
+        if (i == 0 && keys_of_last_tile() < kKeyRows) tile.mask(keys_of_last_tile());
+        tile.exponentiate(correction);
+        tile.correct(correction);
+        tile.round_weights();
+      }
+      shared.value_full[ring.stage].wait(ring.parity);
+      if (mine) {
+        mma_fence();
+        tile.multiply_values(value(ring.stage));
+        mma_wait<0>();
+        tile.settle_mixed();
+      }
+      release(shared.value_empty[ring.stage]);
+    }
+    release(shared.query_empty[query_ring.stage]);
+  }
+
+  __device__ __forceinline__ void finish_sums() {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      tile.sum[r] += __shfl_xor_sync(~0u, tile.sum[r], 1);
+      tile.sum[r] += __shfl_xor_sync(~0u, tile.sum[r], 2);
+    }
+  }
+
+  // The first warpgroup's tile becomes that of all keys.
+  __device__ __forceinline__ void merge() {
+    named_barrier(1, kGroups * kWarpgroup);  // all have stored the item before, in the same memory
+    if (me > 0) {
+      auto& partial = shared.partial[me - 1];
+#pragma unroll
+      for (int i = 0; i < kHead / 2; ++i) partial.mixed[i][thread] = tile.mixed[i];
+#pragma unroll
+      for (int r = 0; r < 2; ++r) partial.top[r][thread] = tile.top[r], partial.sum[r][thread] = tile.sum[r];
+    }
+    named_barrier(1, kGroups * kWarpgroup);
+    if (me > 0) return;
+    for (int group = 0; group < kGroups - 1; ++group) {
+      const auto& partial = shared.partial[group];
+      float own[2], other[2];
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const float top = fmaxf(tile.top[r], partial.top[r][thread]);
+        own[r] = exp2_approximate(tile.top[r] - top);
+        other[r] = exp2_approximate(partial.top[r][thread] - top);
+        tile.top[r] = top;
+        tile.sum[r] = tile.sum[r] * own[r] + partial.sum[r][thread] * other[r];
+      }
+#pragma unroll
+      for (int i = 0; i < kHead / 2; ++i)
+        tile.mixed[i] = tile.mixed[i] * own[i / 2 % 2] + partial.mixed[i][thread] * other[i / 2 % 2];
+    }
+    named_barrier(2, kWarpgroup);  // before `out`, which lies where the parts are, is written
+  }
+
+  // Each warp its 16 rows, by way of shared memory: 16 bytes a thread.
+  __device__ __forceinline__ void store(int frame_head, int query_tile) {
+    const int warp = thread / kWarp;
+    T* staged = shared.out[me] + warp * 16 * Memory::kPitch;
+    const float factor[2] = {1.0f / tile.sum[0], 1.0f / tile.sum[1]};
+#pragma unroll
+    for (int i = 0; i < kHead / 2; i += 2) {
+      const int r = i / 2 % 2;
+      *reinterpret_cast<std::uint32_t*>(staged + (lane / 4 + 8 * r) * Memory::kPitch + i / 4 * 8 + 2 * (lane % 4)) =
+          pack<T>(tile.mixed[i] * factor[r], tile.mixed[i + 1] * factor[r]);
+    }
+    __syncwarp();
+    constexpr int kVectors = kHead / kChunk;
+    const int first = query_tile * kQueryRows + warp * 16;
+    const int frame = frame_head / arguments.heads, head = frame_head % arguments.heads;
+    T* out = arguments.out + (static_cast<std::int64_t>(frame) * arguments.patches * arguments.heads + head) * kHead;
+    for (int i = lane; i < 16 * kVectors; i += kWarp) {
+      const int row = i / kVectors, vector = i % kVectors;
+      if (first + row < arguments.patches)
+        reinterpret_cast<int4*>(out + static_cast<std::int64_t>(first + row) * arguments.heads * kHead)[vector] =
+            reinterpret_cast<const int4*>(staged + row * Memory::kPitch)[vector];
+    }
+    __syncwarp();
+  }
+
+  __device__ __forceinline__ void run() {
+    for (int index = blockIdx.x; index < arguments.schedule.items(); index += gridDim.x) {
+      const Item item = item_at(arguments.schedule, index);
+      tile.clear();
+      shared.query_full[query_ring.stage].wait(query_ring.parity);
+      if (item.split) {
+        attend_split();
+        finish_sums();
+        merge();
+        if (me == 0) store(item.frame_head, item.query_tile);
+        named_barrier(1, kGroups * kWarpgroup);  // before the parts' memory is used again
+      } else {
+        attend_full();
+        finish_sums();
+        store(item.frame_head, item.query_tile + me);
+      }
+      query_ring = query_ring.next();
+    }
+  }
+};
+
+template <typename T, int kHead>
+__global__ void __launch_bounds__(kAttendThreads, 1) attend(const __grid_constant__ AttendArguments<T> arguments) {
+  extern __shared__ __align__(128) unsigned char memory[];
+  auto& shared = *reinterpret_cast<Shared<T, kHead>*>(memory);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < 2; ++i) shared.query_full[i].initialise(1), shared.query_empty[i].initialise(kArrivals);
+    for (int i = 0; i < kStages; ++i) {
+      shared.key_full[i].initialise(1), shared.key_empty[i].initialise(kArrivals);
+      shared.value_full[i].initialise(1), shared.value_empty[i].initialise(kArrivals);
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  __syncthreads();
+  if (threadIdx.x < kWarpgroup) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kLoaderRegisters));
+    if (threadIdx.x == 0) load<T, kHead>(shared, arguments);
+  } else {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kAttendRegisters));
+    Attention<T, kHead>{shared, arguments}.run();
+  }
+}
+
+}  // namespace qwen3vl
