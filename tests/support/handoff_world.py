@@ -28,7 +28,8 @@ from triton_repo.handoff.slots import SlotPool
 DESCRIPTION = RowsDescription(hidden=1, levels=1, merge=1, dtype="FP32", engine="simulated")
 # Never tired, so that whatever does not end is stuck.
 RECEIVER = ReceiverSettings(stall_seconds=10, attempts=1_000_000, corrupt_blocks=1_000_000)
-SENDER = SenderSettings(retention_seconds=30)
+# Rows of a few transfers only, so that it is busy at times.
+SENDER = SenderSettings(retention_seconds=30, held_bytes=20 * DESCRIPTION.token_bytes)
 STALL = RECEIVER.stall_seconds
 RETENTION = SENDER.retention_seconds
 
@@ -206,7 +207,6 @@ class World:
 
     def start_sender(self) -> None:
         """As after a kill: of what it was doing, nothing is left."""
-        self.cut()
         self.tasks.clear()
         self._writing = None
         self.sender = SenderTransfers(self.tasks.append, DESCRIPTION, SENDER)
@@ -263,8 +263,11 @@ class World:
                 self._look(asked)
         self.sender.tick(self.now, set())
 
-    def corrupt(self, slot: int, byte: int) -> None:
-        """Damage a byte of a slot."""
-        memory = self.streams[-1].buffers.memory
-        memory[slot % len(memory), byte % memory.shape[1]] ^= 0x40
-        self.corruptions += 1
+    def corrupt(self, byte: int) -> None:
+        """Damage a byte of the block that is there and not read yet, if there is one."""
+        for stream, message in self.down:
+            if isinstance(message, messages.Block):
+                size = message.tokens * DESCRIPTION.token_bytes
+                stream.buffers.memory[message.slot, byte % size] ^= 0x40
+                self.corruptions += 1
+                return

@@ -155,7 +155,7 @@ class SenderTransfer:
 
     def tick(self, now: float, retention_seconds: float) -> list[Action]:
         """Forget a transfer whose receiver has not come back in time."""
-        if self.attached or self.writing or self.attempt == 0 or now - self._detached < retention_seconds:
+        if self.attached or self.attempt == 0 or now - self._detached < retention_seconds:
             return []
         self.state = State.FAILED
         return [Forget()]
