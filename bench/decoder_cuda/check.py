@@ -27,8 +27,11 @@ def check_layer(kernels: DecoderKernels, shape: Shape, layer: Layer, lengths: li
     def error(name: str, got: torch.Tensor, expected: torch.Tensor) -> None:
         errors[name] = float((got.double() - expected).norm() / expected.norm())
 
+    before = b.h.clone()
+    step.begin(layer.input_norm)
+    error("normed at first", b.normed, _norm(before, layer.input_norm, shape))
     step.qkv(layer)
-    error("qkv", b.qkv, _rounded(_norm(b.h, layer.input_norm, shape), dtype) @ layer.qkv.double().T)
+    error("qkv", b.qkv, b.normed.double() @ layer.qkv.double().T)
     past_keys, past_values = keys.clone(), values.clone()
     step.attention(layer, keys, values, splits)
     attended, new_keys, new_values = _attention(shape, layer, b, past_keys, past_values, lengths, dtype)
@@ -53,8 +56,9 @@ def check_layer(kernels: DecoderKernels, shape: Shape, layer: Layer, lengths: li
     step.experts(layer)
     error("experts", b.y, _experts(shape, layer, b))
     before = b.h.clone()
-    step.combine()
-    error("combined", b.h, before.double() + b.y.double().view(batch, shape.chosen, -1).sum(1))
+    step.add_norm(layer.input_norm)
+    error("added", b.h, before.double() + b.y.double().view(batch, shape.chosen, -1).sum(1))
+    error("normed at last", b.normed, _norm(b.h, layer.input_norm, shape))
     return errors
 
 

@@ -92,17 +92,17 @@ def time_batch(kernels: DecoderKernels, shape: Shape, layers: list[Layer], head:
     caches = [random_cache(shape, batch, past + 16, dtype) for _ in layers]
     used = []
 
-    def whole() -> None:
+    norms = [*(layer.input_norm for layer in layers[1:]), head.norm]
+
+    def whole(watch: Callable[[], None] = lambda: None) -> None:
         buffers.h.copy_(start)
-        for layer, cache in zip(layers, caches, strict=True):
-            step.layer(layer, *cache)
+        step.begin(layers[0].input_norm)
+        for layer, cache, norm in zip(layers, caches, norms, strict=True):
+            step.layer(layer, *cache, norm)
+            watch()
         step.head(head)
 
-    buffers.h.copy_(start)
-    for layer, cache in zip(layers, caches, strict=True):
-        step.layer(layer, *cache)
-        used.append(buffers.chosen.unique().numel())
-    step.head(head)
+    whole(lambda: used.append(buffers.chosen.unique().numel()))
     finite = bool(buffers.logits.isfinite().all())
     graph = graph_of(whole)
     repeats = 30 if batch < 32 else 12
@@ -114,7 +114,7 @@ def time_batch(kernels: DecoderKernels, shape: Shape, layers: list[Layer], head:
     parts: dict[str, Callable[[int], None]] = {
         "qkv": lambda i: step.qkv(layers[i]), "attention": lambda i: step.attention(layers[i], *caches[i]),
         "output": lambda i: step.output(layers[i]), "router": lambda i: step.router(layers[i]),
-        "combine": lambda i: step.combine()}
+        "add and norm": lambda i: step.add_norm(norms[i])}
     alone = {}
     for name, part in parts.items():
         alone[name] = milliseconds(graph_of(lambda part=part: [part(i) for i in range(len(layers))]), 7)
@@ -124,6 +124,9 @@ def time_batch(kernels: DecoderKernels, shape: Shape, layers: list[Layer], head:
             step.router(layer)
             step.experts(layer)
 
+    for splits in (1, 2, 4, 8):
+        alone[f"attention, {splits} splits"] = milliseconds(graph_of(
+            lambda splits=splits: [step.attention(layers[i], *caches[i], splits) for i in range(len(layers))]), 7)
     alone["experts"] = milliseconds(graph_of(router_and_experts), 7) - alone["router"]
     alone["head"] = milliseconds(graph_of(lambda: [step.head(head) for _ in range(4)]), 7) / 4
     mean_used = statistics.mean(used)

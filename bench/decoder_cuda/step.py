@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
 from bench.decoder_cuda.model import Buffers, Head, Layer, Shape
 from plugins.decoder_kernels.kernel_library import DecoderKernels, type_number
@@ -19,21 +18,25 @@ class Step:
         self.batch = len(buffers.h)
         self.type = type_number(str(buffers.h.dtype).removeprefix("torch."))
 
-    def layer(self, layer: Layer, keys: torch.Tensor, values: torch.Tensor) -> None:
+    def layer(self, layer: Layer, keys: torch.Tensor, values: torch.Tensor, next_norm: torch.Tensor) -> None:
+        """From `normed` and `h` to those of the next layer, or of the head."""
         self.qkv(layer)
         self.attention(layer, keys, values)
         self.output(layer)
         self.router(layer)
         self.experts(layer)
-        self.combine()
+        self.add_norm(next_norm)
+
+    def begin(self, norm: torch.Tensor) -> None:
+        """`normed` of the embeddings in `h`."""
+        self.add_norm(norm, chosen=0)
 
     def qkv(self, layer: Layer) -> None:
         b, s = self.buffers, self.shape
         if self.batch > STREAMED_TOKENS:
-            torch.matmul(F.rms_norm(b.h, (s.hidden,), layer.input_norm, s.epsilon), layer.qkv.T, out=b.qkv)
+            torch.matmul(b.normed, layer.qkv.T, out=b.qkv)
             return
-        self._call("product", b.qkv, b.h, layer.input_norm, None, layer.qkv, self.batch, s.qkv, s.hidden, s.epsilon,
-                   self.type, 0)
+        self._call("product", b.qkv, b.normed, None, layer.qkv, self.batch, s.qkv, s.hidden, self.type, 0)
 
     def attention(self, layer: Layer, keys: torch.Tensor, values: torch.Tensor, splits: int = 0) -> None:
         b, s = self.buffers, self.shape
@@ -46,8 +49,8 @@ class Step:
         if self.batch > STREAMED_TOKENS:
             torch.addmm(b.h, b.attended, layer.output.T, out=b.h)
             return
-        self._call("product", b.h, b.attended, None, b.h, layer.output, self.batch, s.hidden, s.heads * s.head_size,
-                   s.epsilon, self.type, 0)
+        self._call("product", b.h, b.attended, b.h, layer.output, self.batch, s.hidden, s.heads * s.head_size,
+                   self.type, 0)
 
     def router(self, layer: Layer) -> None:
         b, s = self.buffers, self.shape
@@ -59,18 +62,17 @@ class Step:
         self._call("experts", b.y, b.activations, b.counters, b.normed, b.chosen, b.chosen_weights, layer.gate_up,
                    layer.down, self.batch, s.chosen, s.experts, s.hidden, s.inner, self.type)
 
-    def combine(self) -> None:
+    def add_norm(self, norm: torch.Tensor, chosen: int | None = None) -> None:
         b, s = self.buffers, self.shape
-        self._call("combine", b.h, b.y, self.batch, s.chosen, s.hidden, self.type)
+        self._call("add_norm", b.normed, b.h, b.y, norm, self.batch, s.chosen if chosen is None else chosen, s.hidden,
+                   s.epsilon, self.type)
 
     def head(self, head: Head) -> None:
         b, s = self.buffers, self.shape
         if self.batch > STREAMED_TOKENS:
-            normed = F.rms_norm(b.h, (s.hidden,), head.norm, s.epsilon)
-            torch.mm(normed, head.weights.T, out_dtype=torch.float32, out=b.logits)
+            torch.mm(b.normed, head.weights.T, out_dtype=torch.float32, out=b.logits)
             return
-        self._call("product", b.logits, b.h, head.norm, None, head.weights, self.batch, s.vocabulary, s.hidden,
-                   s.epsilon, self.type, 1)
+        self._call("product", b.logits, b.normed, None, head.weights, self.batch, s.vocabulary, s.hidden, self.type, 1)
 
     def _call(self, name: str, *arguments: torch.Tensor | float | None) -> None:
         addresses = (x.data_ptr() if isinstance(x, torch.Tensor) else x for x in arguments)

@@ -12,11 +12,11 @@ _TYPES = {"float16": 1, "bfloat16": 2}  # enum Qwen3vlType
 
 # Arguments of each function: p a device address or stream, i an int, f a float.
 _SIGNATURES = {
-    "product": "pppppiiifiip",
+    "product": "ppppiiiiip",
     "decode_attention": "pppppppppiiiiiffiip",
     "router": "ppppipppiiiifip",
     "experts": "ppppppppiiiiiip",
-    "combine": "ppiiiip",
+    "add_norm": "ppppiiifip",
 }
 _KINDS = {"p": c_void_p, "i": c_int, "f": c_float}
 

@@ -46,18 +46,25 @@ __device__ __forceinline__ int result_index(int head, int d) {
 }
 
 struct Shared {
-  float outputs[kWarps][4 * kHeadPairPitch];
+  alignas(16) float outputs[kWarps][4 * kHeadPairPitch];
   float maxima[kWarps][kSharing], sums[kWarps][kSharing];
-  float block_output[4 * kHeadPairPitch];  // of all warps; read by the cluster
-  float block_maximum[kSharing], block_sum[kSharing];
+  // Of the heads that this block writes, by all blocks of the cluster: [block][head].
+  alignas(16) float received[kSharing][kHeadSize];
+  float2 received_softmax[kSharing];  // maximum and sum
+  std::uint64_t received_all;
   alignas(16) std::uint16_t queries[kSharing][kHeadSize + 8];
   alignas(16) std::uint16_t key[kHeadSize];
   alignas(16) std::uint16_t value[kHeadSize];
 };
 
+template <typename T>
+__device__ __forceinline__ uint2 head_norm_now(const T* norm, int lane) {
+  return {load_2_now(norm + 2 * lane), load_2_now(norm + kHeadSize / 2 + 2 * lane)};
+}
+
 // Norm and rotary position of one head by one warp; lane l has d = 2 l, 2 l + 1 and the same + 64.
 template <typename T>
-__device__ __forceinline__ uint2 normed_and_turned(const T* head, const T* norm, float2 cosine, float2 sine,
+__device__ __forceinline__ uint2 normed_and_turned(const T* head, uint2 norm, float2 cosine, float2 sine,
                                                    float epsilon, int lane) {
   const float2 a = Element<T>::unpack(__ldcg(reinterpret_cast<const std::uint32_t*>(head) + lane));
   const float2 b = Element<T>::unpack(__ldcg(reinterpret_cast<const std::uint32_t*>(head) + 32 + lane));
@@ -65,21 +72,31 @@ __device__ __forceinline__ uint2 normed_and_turned(const T* head, const T* norm,
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) squares += __shfl_xor_sync(~0u, squares, offset);
   const float by = rsqrtf(squares / kHeadSize + epsilon);
-  const float2 na = Element<T>::unpack(__ldg(reinterpret_cast<const std::uint32_t*>(norm) + lane));
-  const float2 nb = Element<T>::unpack(__ldg(reinterpret_cast<const std::uint32_t*>(norm) + 32 + lane));
+  const float2 na = Element<T>::unpack(norm.x), nb = Element<T>::unpack(norm.y);
   const float2 x{a.x * by * na.x, a.y * by * na.y}, y{b.x * by * nb.x, b.y * by * nb.y};
   return {Element<T>::pack(x.x * cosine.x - y.x * sine.x, x.y * cosine.y - y.y * sine.y),
           Element<T>::pack(y.x * cosine.x + x.x * sine.x, y.y * cosine.y + x.y * sine.y)};
+}
+
+__device__ __forceinline__ std::uint32_t word(const uint4& x, int i) {
+  return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w;
+}
+
+template <typename T>
+__device__ __forceinline__ float dot_8(const uint4& x, const uint4& y) {
+  float sum = 0.f;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 a = Element<T>::unpack(word(x, i)), b = Element<T>::unpack(word(y, i));
+    sum += a.x * b.x + a.y * b.y;
+  }
+  return sum;
 }
 
 __device__ __forceinline__ std::uint32_t transposed_8x8(std::uint32_t x) {
   std::uint32_t y;
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
   return y;
-}
-
-__device__ __forceinline__ std::uint32_t word(const uint4& x, int i) {
-  return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w;
 }
 
 // 16 cached tokens as this thread reads them.
@@ -89,18 +106,22 @@ struct Group {
 
   // `past` tokens are valid; later ones are read as the last, their weight is 0.
   template <typename T>
-  __device__ __forceinline__ void load(const T* cached_keys, const T* cached_values, int first, int past, int g, int t) {
+  __device__ __forceinline__ void load_keys(const T* cached, int first, int past, int g, int t) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int token = min(first + g + 8 * half, past - 1);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) keys[half][i] = load_8(cached_keys + token * kHeadSize + 32 * i + 8 * t);
+      for (int i = 0; i < 4; ++i) keys[half][i] = load_8(cached + token * kHeadSize + 32 * i + 8 * t);
     }
+  }
+
+  template <typename T>
+  __device__ __forceinline__ void load_values(const T* cached, int first, int past, int g, int t) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int token = min(first + 2 * t + (i & 1) + 8 * (i / 2), past - 1);
 #pragma unroll
-      for (int c = 0; c < 2; ++c) values[i][c] = load_8(cached_values + token * kHeadSize + 64 * c + 8 * g);
+      for (int c = 0; c < 2; ++c) values[i][c] = load_8(cached + token * kHeadSize + 64 * c + 8 * g);
     }
   }
 };
@@ -110,14 +131,21 @@ struct State {
   float maximum[2] = {-INFINITY, -INFINITY}, sum[2] = {0.f, 0.f};  // the sum only over this thread's tokens
   float output[2][4][4] = {};
 
+  // Scores of tokens g (heads 2 t and 2 t + 1) and g + 8.
   template <typename T>
-  __device__ __forceinline__ void add(const Group& group, const uint4 (&query)[4], int valid, float scale, int g) {
+  static __device__ __forceinline__ float4 score(const Group& group, const uint4 (&query)[4], int valid, float scale,
+                                                 int g) {
     float even[4] = {}, odd[4] = {};
 #pragma unroll
     for (int i = 0; i < 4; ++i) multiply_32<T>(even, odd, group.keys[0][i], group.keys[1][i], query[i]);
-    float scores[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) scores[i] = g + 8 * (i / 2) < valid ? (even[i] + odd[i]) * scale : -INFINITY;
+    const bool first = g < valid, second = g + 8 < valid;
+    return {first ? (even[0] + odd[0]) * scale : -INFINITY, first ? (even[1] + odd[1]) * scale : -INFINITY,
+            second ? (even[2] + odd[2]) * scale : -INFINITY, second ? (even[3] + odd[3]) * scale : -INFINITY};
+  }
+
+  template <typename T>
+  __device__ __forceinline__ void add(const Group& group, const float4& of_tokens) {
+    float scores[4] = {of_tokens.x, of_tokens.y, of_tokens.z, of_tokens.w};
     float rescale[2];
 #pragma unroll
     for (int head = 0; head < 2; ++head) {
@@ -151,11 +179,11 @@ struct State {
   }
 };
 
-template <typename T>
+template <typename T, int kRanks>
 __global__ void __launch_bounds__(kThreads, 2) attention_kernel(const AttentionArguments arguments) {
   __shared__ Shared shared;
   const cg::cluster_group cluster = cg::this_cluster();
-  const int rank = blockIdx.x, ranks = gridDim.x;
+  const int rank = blockIdx.x;
   const int kv_head = blockIdx.y, sequence = blockIdx.z;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 
@@ -163,30 +191,42 @@ __global__ void __launch_bounds__(kThreads, 2) attention_kernel(const AttentionA
   const std::int64_t slot = (static_cast<std::int64_t>(sequence) * arguments.kv_heads + kv_head) * arguments.capacity;
   T* keys = static_cast<T*>(arguments.keys) + slot * kHeadSize;
   T* values = static_cast<T*>(arguments.values) + slot * kHeadSize;
-  const int groups = groups_of(past, kGroupTokens), stride = ranks * kWarps;
-  int next = warp * ranks + rank;
+  const int groups = groups_of(past, kGroupTokens), stride = kRanks * kWarps;
+  int next = warp * kRanks + rank;
   Group group;
-  if (next < groups) group.load(keys, values, next * kGroupTokens, past, g, t);
+  if (next < groups) {
+    group.load_keys(keys, next * kGroupTokens, past, g, t);
+    group.load_values(values, next * kGroupTokens, past, g, t);
+  }
+  const float2 cosine = reinterpret_cast<const float2*>(arguments.cosines + sequence * (kHeadSize / 2))[lane];
+  const float2 sine = reinterpret_cast<const float2*>(arguments.sines + sequence * (kHeadSize / 2))[lane];
+  const uint2 query_norm = head_norm_now(static_cast<const T*>(arguments.query_norm), lane);
+  const uint2 key_norm = head_norm_now(static_cast<const T*>(arguments.key_norm), lane);
 
+  if constexpr (kRanks > 1) {
+    if (threadIdx.x == 0) {
+      barrier_init(&shared.received_all, 1);
+      barrier_init_done();
+      barrier_arrive_expecting(&shared.received_all, sizeof(shared.received) + sizeof(shared.received_softmax));
+    }
+    cluster.barrier_arrive();  // waited for before a block writes into another
+  }
   wait_for_previous_kernel();
   let_next_kernel_start();
 
   const int heads = arguments.kv_heads * kSharing;
   const T* qkv = static_cast<const T*>(arguments.qkv) +
                  static_cast<std::int64_t>(sequence) * (heads + 2 * arguments.kv_heads) * kHeadSize;
-  const float2 cosine = reinterpret_cast<const float2*>(arguments.cosines + sequence * (kHeadSize / 2))[lane];
-  const float2 sine = reinterpret_cast<const float2*>(arguments.sines + sequence * (kHeadSize / 2))[lane];
   {
-    const uint2 query = normed_and_turned(qkv + (kv_head * kSharing + warp) * kHeadSize,
-                                          static_cast<const T*>(arguments.query_norm), cosine, sine, arguments.epsilon,
-                                          lane);
+    const uint2 query = normed_and_turned(qkv + (kv_head * kSharing + warp) * kHeadSize, query_norm, cosine, sine,
+                                          arguments.epsilon, lane);
     auto* row = reinterpret_cast<std::uint32_t*>(shared.queries[warp]);
     row[lane] = query.x;
     row[32 + lane] = query.y;
   }
   if (rank == 0 && warp == 0) {
-    const uint2 key = normed_and_turned(qkv + (heads + kv_head) * kHeadSize, static_cast<const T*>(arguments.key_norm),
-                                        cosine, sine, arguments.epsilon, lane);
+    const uint2 key =
+        normed_and_turned(qkv + (heads + kv_head) * kHeadSize, key_norm, cosine, sine, arguments.epsilon, lane);
     auto* row = reinterpret_cast<std::uint32_t*>(shared.key);
     auto* cached = reinterpret_cast<std::uint32_t*>(keys + static_cast<std::int64_t>(past) * kHeadSize);
     row[lane] = cached[lane] = key.x;
@@ -206,14 +246,12 @@ __global__ void __launch_bounds__(kThreads, 2) attention_kernel(const AttentionA
   const float scale = arguments.scale * 1.44269504f;  // exponents are of 2
   State state;
   if (rank == 0 && warp == 0) {  // the new token itself
-    const T* key = reinterpret_cast<const T*>(shared.key);
+    const uint4* key = reinterpret_cast<const uint4*>(shared.key) + 2 * g;
     const T* value = reinterpret_cast<const T*>(shared.value);
 #pragma unroll
     for (int head = 0; head < 2; ++head) {
-      const T* q = reinterpret_cast<const T*>(shared.queries[2 * t + head]);
-      float score = 0.f;
-#pragma unroll
-      for (int d = 0; d < 16; ++d) score += Element<T>::widen(q[16 * g + d]) * Element<T>::widen(key[16 * g + d]);
+      const uint4* q = reinterpret_cast<const uint4*>(shared.queries[2 * t + head]) + 2 * g;
+      float score = dot_8<T>(q[0], key[0]) + dot_8<T>(q[1], key[1]);
 #pragma unroll
       for (int offset = 4; offset < 32; offset *= 2) score += __shfl_xor_sync(~0u, score, offset);
       state.maximum[head] = score * scale;
@@ -222,16 +260,20 @@ __global__ void __launch_bounds__(kThreads, 2) attention_kernel(const AttentionA
       for (int c = 0; c < 2; ++c) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          state.output[c][j][head] = Element<T>::widen(value[64 * c + 8 * g + 2 * j]);
-          state.output[c][j][head + 2] = Element<T>::widen(value[64 * c + 8 * g + 2 * j + 1]);
+          const float2 two = Element<T>::unpack(
+              *reinterpret_cast<const std::uint32_t*>(value + 64 * c + 8 * g + 2 * j));
+          state.output[c][j][head] = two.x;
+          state.output[c][j][head + 2] = two.y;
         }
       }
     }
   }
   while (next < groups) {
-    state.add<T>(group, query, past - next * kGroupTokens, scale, g);
+    const float4 scores = State::score<T>(group, query, past - next * kGroupTokens, scale, g);
     next += stride;
-    if (next < groups) group.load(keys, values, next * kGroupTokens, past, g, t);
+    if (next < groups) group.load_keys(keys, next * kGroupTokens, past, g, t);
+    state.add<T>(group, scores);
+    if (next < groups) group.load_values(values, next * kGroupTokens, past, g, t);
   }
 
   // The warps' results, then the blocks'.
@@ -255,8 +297,10 @@ __global__ void __launch_bounds__(kThreads, 2) attention_kernel(const AttentionA
     }
   }
   __syncthreads();
+  constexpr int kOwnHeads = kSharing / kRanks;
+  if constexpr (kRanks > 1) cluster.barrier_wait();
   {
-    const int head = warp;
+    const int head = warp, owner = head / kOwnHeads, place = rank * kOwnHeads + head % kOwnHeads;
     float maximum = -INFINITY, sum = 0.f, weights[kWarps];
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) maximum = fmaxf(maximum, shared.maxima[w][head]);
@@ -265,39 +309,63 @@ __global__ void __launch_bounds__(kThreads, 2) attention_kernel(const AttentionA
       weights[w] = shared.maxima[w][head] == -INFINITY ? 0.f : exp2f(shared.maxima[w][head] - maximum);
       sum += weights[w] * shared.sums[w][head];
     }
+    float4 total{};  // of d = 4 * lane and the next three
 #pragma unroll
-    for (int d = lane; d < kHeadSize; d += 32) {
-      float total = 0.f;
-#pragma unroll
-      for (int w = 0; w < kWarps; ++w) total += weights[w] * shared.outputs[w][result_index(head, d)];
-      shared.block_output[result_index(head, d)] = total;
+    for (int w = 0; w < kWarps; ++w) {
+      const auto* part = reinterpret_cast<const float2*>(&shared.outputs[w][result_index(head, 4 * lane)]);
+      total.x += weights[w] * part[0].x;
+      total.y += weights[w] * part[0].y;
+      total.z += weights[w] * part[1].x;
+      total.w += weights[w] * part[1].y;
     }
-    if (lane == 0) {
-      shared.block_maximum[head] = maximum;
-      shared.block_sum[head] = sum;
+    if constexpr (kRanks > 1) {
+      const std::uint32_t all = cluster_address(&shared.received_all, owner);
+      send(cluster_address(&shared.received[place][4 * lane], owner), total, all);
+      if (lane == 0) send(cluster_address(&shared.received_softmax[place], owner), float2{maximum, sum}, all);
+    } else {
+      *reinterpret_cast<float4*>(&shared.received[place][4 * lane]) = total;
+      if (lane == 0) shared.received_softmax[place] = {maximum, sum};
     }
   }
-  cluster.sync();
-  const int per_rank = kSharing / ranks;
-  for (int i = threadIdx.x; i < per_rank * (kHeadSize / 2); i += kThreads) {
-    const int head = rank * per_rank + i / (kHeadSize / 2), d = i % (kHeadSize / 2) * 2;
+  if constexpr (kRanks > 1) {
+    barrier_wait(&shared.received_all, 0);
+  } else {
+    __syncthreads();
+  }
+  for (int i = threadIdx.x; i < kOwnHeads * (kHeadSize / 2); i += kThreads) {
+    const int own = i / (kHeadSize / 2), d = i % (kHeadSize / 2) * 2;
     float maximum = -INFINITY, sum = 0.f;
     float2 total{};
-    for (int r = 0; r < ranks; ++r) maximum = fmaxf(maximum, *cluster.map_shared_rank(&shared.block_maximum[head], r));
-    for (int r = 0; r < ranks; ++r) {
-      const float top = *cluster.map_shared_rank(&shared.block_maximum[head], r);
+#pragma unroll
+    for (int r = 0; r < kRanks; ++r) maximum = fmaxf(maximum, shared.received_softmax[r * kOwnHeads + own].x);
+#pragma unroll
+    for (int r = 0; r < kRanks; ++r) {
+      const int place = r * kOwnHeads + own;
+      const float top = shared.received_softmax[place].x;
       const float by = top == -INFINITY ? 0.f : exp2f(top - maximum);
-      const float2 part =
-          *reinterpret_cast<const float2*>(cluster.map_shared_rank(&shared.block_output[result_index(head, d)], r));
-      sum += by * *cluster.map_shared_rank(&shared.block_sum[head], r);
+      const float2 part = *reinterpret_cast<const float2*>(&shared.received[place][d]);
+      sum += by * shared.received_softmax[place].y;
       total.x += by * part.x;
       total.y += by * part.y;
     }
     T* out = static_cast<T*>(arguments.out) +
-             (static_cast<std::int64_t>(sequence) * heads + kv_head * kSharing + head) * kHeadSize;
+             (static_cast<std::int64_t>(sequence) * heads + kv_head * kSharing + rank * kOwnHeads + own) * kHeadSize;
     reinterpret_cast<std::uint32_t*>(out)[d / 2] = Element<T>::pack(total.x / sum, total.y / sum);
   }
-  cluster.sync();  // no block ends while another reads its results
+}
+
+template <typename T>
+cudaError_t dispatch_attention(const AttentionArguments& arguments, int batch, int splits, cudaStream_t stream) {
+  const auto run = [&](auto kernel) {
+    return launch(kernel, dim3(splits, arguments.kv_heads, batch), kThreads, 0, splits, stream, arguments);
+  };
+  switch (splits) {
+    case 1: return run(attention_kernel<T, 1>);
+    case 2: return run(attention_kernel<T, 2>);
+    case 4: return run(attention_kernel<T, 4>);
+    case 8: return run(attention_kernel<T, 8>);
+    default: return cudaErrorInvalidValue;
+  }
 }
 
 }  // namespace
@@ -310,13 +378,13 @@ int qwen3vl_decode_attention(void* out, const void* qkv, const void* query_norm,
   using namespace qwen3vl;
   if (batch < 1 || head_size != kHeadSize || heads != kv_heads * kSharing) return cudaErrorInvalidValue;
   if (splits == 0) {
-    splits = 8;  // enough blocks for all multiprocessors twice, no more
-    while (splits > 1 && batch * kv_heads * splits > 2 * multiprocessor_count()) splits /= 2;
+    splits = 8;  // as many as run at once; the exchange between many is dear, then one block a multiprocessor is enough
+    while (splits > 1 && batch * kv_heads * splits > multiprocessor_count() * (splits > 2 ? 1 : 2)) splits /= 2;
   }
-  if (splits < 1 || splits > 8 || kSharing % splits != 0) return cudaErrorInvalidValue;
   const AttentionArguments arguments{out,    qkv,           query_norm, key_norm, cosines, sines, keys,
                                      values, total_lengths, kv_heads,   capacity, epsilon, scale};
-  const auto kernel = type == QWEN3VL_BFLOAT16 ? attention_kernel<__nv_bfloat16> : attention_kernel<__half>;
-  if (type != QWEN3VL_BFLOAT16 && type != QWEN3VL_FLOAT16) return cudaErrorInvalidValue;
-  return launch(kernel, dim3(splits, kv_heads, batch), kThreads, 0, splits, static_cast<cudaStream_t>(stream), arguments);
+  const auto on = static_cast<cudaStream_t>(stream);
+  if (type == QWEN3VL_BFLOAT16) return dispatch_attention<__nv_bfloat16>(arguments, batch, splits, on);
+  if (type == QWEN3VL_FLOAT16) return dispatch_attention<__half>(arguments, batch, splits, on);
+  return cudaErrorInvalidValue;
 }

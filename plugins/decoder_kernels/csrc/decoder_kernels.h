@@ -3,7 +3,8 @@
 // All pointers are device memory, arrays are contiguous and aligned to 16 bytes. T is float16 or bfloat16, by `type`.
 // Work is put on `stream` (a cudaStream_t) of the current device, without synchronisation or allocation, so that it can be
 // captured into a CUDA graph. A kernel may begin before the one ahead of it in the stream has ended; it then reads weights,
-// and waits for it before it touches anything else. Each function returns a cudaError_t: cudaErrorInvalidValue for sizes
+// and waits for it before it touches anything else, but for `total_lengths`, `cosines`, `sines` and the cache of earlier
+// tokens, which therefore none of these kernels in the same step may write. Each function returns a cudaError_t: cudaErrorInvalidValue for sizes
 // that no kernel was compiled for, else what the launch returned.
 #pragma once
 
@@ -15,12 +16,12 @@ extern "C" {
 
 enum Qwen3vlType { QWEN3VL_FLOAT32 = 0, QWEN3VL_FLOAT16 = 1, QWEN3VL_BFLOAT16 = 2 };
 
-// out [tokens, rows] = rms_norm(x [tokens, inner]) weights [rows, inner]^T + residual [tokens, rows].
+// out [tokens, rows] = x [tokens, inner] weights [rows, inner]^T + residual [tokens, rows].
 //
-// `norm` [inner] null: no norm. `residual` null: nothing added; it may be `out`. `wide_out`: out is float32 and there is
-// no residual. Sizes: inner 2048 with norm, 4096 without; rows a multiple of 8.
-int qwen3vl_product(void* out, const void* x, const void* norm, const void* residual, const void* weights, int tokens,
-                    int rows, int inner, float epsilon, int type, int wide_out, void* stream);
+// `residual` null: nothing added; it may be `out`. `wide_out`: out is float32 and there is no residual. Sizes: inner 2048
+// or, not with `wide_out`, 4096; rows a multiple of 8.
+int qwen3vl_product(void* out, const void* x, const void* residual, const void* weights, int tokens, int rows, int inner,
+                    int type, int wide_out, void* stream);
 
 // Attention of one new token for each of `batch` sequences; appends its key and value to the cache.
 //
@@ -43,14 +44,16 @@ int qwen3vl_router(void* normed, int32_t* chosen, float* chosen_weights, int32_t
 // y float32 [tokens * k, hidden] = for each pair of token and chosen expert, weight * down(silu(gate(x)) * up(x)).
 //
 // gate_up [experts, 2 * inner, hidden]: rows 2 i and 2 i + 1 are gate i and up i. down [experts, hidden, inner].
-// activations [tokens * k, inner] is scratch; counters [256] must be 0. Sizes: hidden 2048, inner 768, up to 128
+// activations [tokens * k, inner] is scratch; counters int32 [256] must be 0. Sizes: hidden 2048, inner 768, up to 128
 // experts and 2048 pairs.
 int qwen3vl_experts(float* y, void* activations, int32_t* counters, const void* x, const int32_t* chosen,
                     const float* chosen_weights, const void* gate_up, const void* down, int tokens, int k, int experts,
                     int hidden, int inner, int type, void* stream);
 
-// h [tokens, hidden] += sum over k of y [tokens, k, hidden].
-int qwen3vl_combine(void* h, const float* y, int tokens, int k, int hidden, int type, void* stream);
+// h [tokens, hidden] += sum over k of y [tokens, k, hidden]; normed [tokens, hidden] = rms_norm(h). With k = 0, h stays.
+// Sizes: hidden 2048.
+int qwen3vl_add_norm(void* normed, void* h, const float* y, const void* norm, int tokens, int k, int hidden,
+                     float epsilon, int type, void* stream);
 
 #ifdef __cplusplus
 }

@@ -8,12 +8,12 @@
 namespace qwen3vl {
 
 constexpr int kMaxExperts = 128;
-constexpr int kMaxPairs = 2048;  // of token and chosen expert, in one call
-constexpr int kMaxUnits = kMaxExperts + kMaxPairs / 16;
 
-// Pairs sorted by expert, equal experts in the pairs' own order, cut into units of at most `unit_tokens` pairs of one
+// Pairs sorted by expert, equal experts in the pairs' own order, cut into units of at most kUnitTokens pairs of one
 // expert. A pair's number is token * k + rank.
+template <int kMaxPairs, int kUnitTokens>
 struct ExpertPlan {
+  static constexpr int kMaxUnits = kMaxExperts + kMaxPairs / kUnitTokens;
   std::int32_t units;
   std::uint8_t expert[kMaxUnits];
   std::uint16_t first[kMaxUnits];  // place in `order`
@@ -27,22 +27,20 @@ struct ExpertPlanScratch {
   std::int32_t offsets[kMaxExperts];
 };
 
-// Called by all threads of a block of at least kWarps warps, of which the first kWarps share the pairs. `chosen` was
-// written by the kernel before. Ends with a block barrier.
-template <int kWarps>
-__device__ void make_expert_plan(ExpertPlan& plan, ExpertPlanScratch<kWarps>& scratch, const std::int32_t* chosen,
-                                 int pairs, int unit_tokens) {
+// Called by all threads of a block of kWarps warps. `chosen` was written by the kernel before. Ends with a block barrier.
+template <int kWarps, int kMaxPairs, int kUnitTokens>
+__device__ void make_expert_plan(ExpertPlan<kMaxPairs, kUnitTokens>& plan, ExpertPlanScratch<kWarps>& scratch,
+                                 const std::int32_t* chosen, int pairs) {
   static_assert(kWarps * 32 >= kMaxExperts);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const bool works = warp < kWarps;
   const int part = groups_of(groups_of(pairs, kWarps), 32) * 32;
   const int begin = warp * part, end = min(begin + part, pairs);
-  std::int32_t* counts = works ? scratch.counts[warp] : nullptr;
-  if (works) {
-    for (int e = lane; e < kMaxExperts; e += 32) counts[e] = 0;
-    __syncwarp();
-    for (int p = begin + lane; p < end; p += 32) atomicAdd(&counts[__ldcg(chosen + p)], 1);
-  }
+  std::int32_t* counts = scratch.counts[warp];
+  const int own = begin + lane < end ? __ldcg(chosen + begin + lane) : -1;  // all there is, for up to 32 pairs a warp
+  for (int e = lane; e < kMaxExperts; e += 32) counts[e] = 0;
+  __syncwarp();
+  if (own >= 0) atomicAdd(&counts[own], 1);
+  for (int p = begin + 32 + lane; p < end; p += 32) atomicAdd(&counts[__ldcg(chosen + p)], 1);
   __syncthreads();
   int total = 0;
   if (threadIdx.x < kMaxExperts) {
@@ -61,7 +59,7 @@ __device__ void make_expert_plan(ExpertPlan& plan, ExpertPlanScratch<kWarps>& sc
     for (int i = 0; i < 4; ++i) {
       const int count = scratch.offsets[4 * lane + i];
       sums[i] = own;
-      own += count | groups_of(count, unit_tokens) << 16;
+      own += count | groups_of(count, kUnitTokens) << 16;
     }
     std::int32_t before = own;
 #pragma unroll
@@ -76,27 +74,24 @@ __device__ void make_expert_plan(ExpertPlan& plan, ExpertPlanScratch<kWarps>& sc
       const int expert = 4 * lane + i, count = scratch.offsets[expert];
       const int first = (before + sums[i]) & 0xffff;
       int unit = (before + sums[i]) >> 16;
-      for (int done = 0; done < count; done += unit_tokens, ++unit) {
+      for (int done = 0; done < count; done += kUnitTokens, ++unit) {
         plan.expert[unit] = static_cast<std::uint8_t>(expert);
         plan.first[unit] = static_cast<std::uint16_t>(first + done);
-        plan.count[unit] = static_cast<std::uint16_t>(min(count - done, unit_tokens));
+        plan.count[unit] = static_cast<std::uint16_t>(min(count - done, kUnitTokens));
       }
       scratch.offsets[expert] = first;
     }
   }
   __syncthreads();
-  if (works) {
-    for (int start = begin; start < end; start += 32) {
-      const int p = start + lane;
-      const bool valid = p < end;
-      const int expert = valid ? __ldcg(chosen + p) : -1;
-      const unsigned equal = __match_any_sync(~0u, expert);
-      const int before = __popc(equal & ((1u << lane) - 1));
-      if (valid) plan.order[scratch.offsets[expert] + counts[expert] + before] = static_cast<std::uint16_t>(p);
-      __syncwarp();
-      if (valid && before == 0) counts[expert] += __popc(equal);
-      __syncwarp();
-    }
+  for (int start = begin; start < end; start += 32) {
+    const int p = start + lane;
+    const int expert = start == begin ? own : p < end ? __ldcg(chosen + p) : -1;
+    const unsigned equal = __match_any_sync(~0u, expert);
+    const int before = __popc(equal & ((1u << lane) - 1));
+    if (expert >= 0) plan.order[scratch.offsets[expert] + counts[expert] + before] = static_cast<std::uint16_t>(p);
+    __syncwarp();
+    if (expert >= 0 && before == 0) counts[expert] += __popc(equal);
+    __syncwarp();
   }
   __syncthreads();
 }

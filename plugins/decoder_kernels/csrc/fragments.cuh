@@ -70,10 +70,32 @@ __device__ __forceinline__ uint4 load_8(const T* address) {
   return __ldcg(reinterpret_cast<const uint4*>(address));
 }
 
-// Eight elements that no kernel writes.
 template <typename T>
-__device__ __forceinline__ uint4 load_8_constant(const T* address) {
-  return __ldg(reinterpret_cast<const uint4*>(address));
+__device__ __forceinline__ T load_1(const T* address) {
+  const unsigned short bits = __ldcg(reinterpret_cast<const unsigned short*>(address));
+  return reinterpret_cast<const T&>(bits);
+}
+
+// Elements that no kernel writes, asked for here and not where they are used: before the wait for another kernel, say.
+template <typename T>
+__device__ __forceinline__ uint4 load_8_now(const T* address) {
+  uint4 x;
+  asm volatile("ld.global.nc.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(address));
+  return x;
+}
+
+template <typename T>
+__device__ __forceinline__ uint2 load_4_now(const T* address) {
+  uint2 x;
+  asm volatile("ld.global.nc.v2.u32 {%0,%1}, [%2];" : "=r"(x.x), "=r"(x.y) : "l"(address));
+  return x;
+}
+
+template <typename T>
+__device__ __forceinline__ std::uint32_t load_2_now(const T* address) {
+  std::uint32_t x;
+  asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(x) : "l"(address));
+  return x;
 }
 
 template <typename T>

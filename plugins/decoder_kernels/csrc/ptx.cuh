@@ -65,9 +65,25 @@ __device__ __forceinline__ void bulk_copy(void* target, const void* source, std:
       : "memory");
 }
 
-// A barrier among the first `threads` threads that name it; barrier 0 is __syncthreads'.
-__device__ __forceinline__ void named_barrier(int name, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(name), "r"(threads) : "memory");
+// The address of another block's shared variable, in the shared memory of the cluster.
+__device__ __forceinline__ std::uint32_t cluster_address(const void* pointer, int rank) {
+  std::uint32_t address;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(pointer)), "r"(rank));
+  return address;
+}
+
+// Writes into another block; the bytes count against its barrier.
+__device__ __forceinline__ void send(std::uint32_t address, float4 x, std::uint32_t barrier) {
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+                   address),
+               "f"(x.x), "f"(x.y), "f"(x.z), "f"(x.w), "r"(barrier)
+               : "memory");
+}
+
+__device__ __forceinline__ void send(std::uint32_t address, float2 x, std::uint32_t barrier) {
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(address),
+               "f"(x.x), "f"(x.y), "r"(barrier)
+               : "memory");
 }
 
 __device__ __forceinline__ void release_add(int* counter, int value) {

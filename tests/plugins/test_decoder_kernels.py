@@ -1,0 +1,47 @@
+"""The decoder's kernel library: how its work is divided, that it compiles, and what it refuses without a GPU."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from plugins.decoder_kernels.kernel_library import DecoderKernels, type_number
+from qwen3vl.errors import ArtifactError
+
+PROJECT = Path(__file__).parents[2] / "plugins/decoder_kernels"
+INVALID_VALUE = 1  # cudaErrorInvalidValue
+
+
+@pytest.mark.parametrize("content", [None, b"not a library"])
+def test_refuses_what_is_not_the_library(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "libdecoder_kernels.so"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ArtifactError, match="is not the library of the decoder's kernels"):
+        DecoderKernels(path)
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="CMake is not installed")
+def test_partition_test_builds_and_passes_without_cuda(tmp_path: Path) -> None:
+    command = ["cmake", "-S", PROJECT, "-B", tmp_path, "-DCMAKE_CXX_COMPILER=g++", "-DWITH_CUDA=OFF"]
+    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(["cmake", "--build", tmp_path], check=True, capture_output=True)
+    tests = subprocess.run(["ctest", "--test-dir", tmp_path], capture_output=True, text=True, check=False)
+    assert tests.returncode == 0 and "100% tests passed, 0 tests failed out of 1" in tests.stdout, tests.stdout
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+def test_compiles_and_refuses_sizes_before_it_touches_a_gpu(tmp_path: Path) -> None:
+    path = tmp_path / "libdecoder_kernels.so"
+    sources = sorted((PROJECT / "csrc").glob("*.cu"))
+    subprocess.run(["nvcc", "-std=c++17", "-O0", "-arch=sm_90", "-t2", "-Werror", "all-warnings", "-shared", "-Xcompiler",
+                    "-fPIC,-Wall,-Wextra", "-o", path, *sources], check=True, capture_output=True)
+    kernels = DecoderKernels(path)
+    bfloat16 = type_number("bfloat16")
+    with pytest.raises(RuntimeError, match=f"qwen3vl_add_norm.*CUDA error {INVALID_VALUE}"):
+        kernels.call("add_norm", 16, 16, 16, 16, 1, 8, 2047, 1e-6, bfloat16, 0)
+    with pytest.raises(RuntimeError, match=f"qwen3vl_product.*CUDA error {INVALID_VALUE}"):
+        kernels.call("product", 16, 16, 0, 16, 1, 2044, 2048, bfloat16, 0, 0)
+    with pytest.raises(RuntimeError, match=f"qwen3vl_decode_attention.*CUDA error {INVALID_VALUE}"):
+        kernels.call("decode_attention", 16, 16, 16, 16, 16, 16, 16, 16, 16, 1, 32, 8, 128, 64, 1e-6, 0.1, bfloat16, 0, 0)
