@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
         found, workload = calibrate(target, workload)
         print(introduction(target, workload, found), HEADER, sep="\n", flush=True)
         with ServerWatch(target.metrics_url, target.pid, interval=0.5 if args.requests <= 1000 else 2.0) as watch:
+            _say_what_is_missing(target, watch)
             measurement = measure(target.url, request_set(workload, found, args.disconnects), args.timeout, plan, watch,
                                   lambda load: print(row(load), flush=True))
         command = "qwen3vl " + shlex.join(["bench", "serve", *sys.argv[3:]])
@@ -77,6 +78,15 @@ def run(args: argparse.Namespace) -> int:
         return INTERRUPTED
     answered = any(load.answered for load in measurement.sweep.summaries)
     return 0 if answered and not (measurement.verification and measurement.verification.differences) else 1
+
+
+def _say_what_is_missing(target: Target, watch: ServerWatch) -> None:
+    if watch.samples[0].queued is None:
+        print(f"the queue is not recorded: there are no metrics at {target.metrics_url} (--metrics-url)",
+              file=sys.stderr)
+    if watch.samples[0].memory_bytes is None:
+        print(f"memory is not recorded: the process behind {target.url} is not on this machine, or another user's",
+              file=sys.stderr)
 
 
 def _target(args: argparse.Namespace) -> AbstractContextManager[Target]:

@@ -1,4 +1,7 @@
-"""Does a server's memory grow?"""
+"""Does a server's memory grow?
+
+Looked at is what it allocated: how much of a library's pages counts depends on what other programs run.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ class MemoryTrend:
 
 def memory_trend(samples: Sequence[Sample]) -> MemoryTrend | None:
     """The trend of a server's memory; None for fewer than six samples after settling."""
-    known = [(sample.at, sample.memory_bytes) for sample in samples if sample.memory_bytes]
+    known = [(sample.at, sample.own_bytes) for sample in samples if sample.own_bytes]
     settled = [(at, size) for at, size in known if at >= known[0][0] + SETTLED * (known[-1][0] - known[0][0])]
     if len(settled) < 6:
         return None

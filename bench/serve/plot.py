@@ -45,12 +45,13 @@ def plot_server(report: dict, path: Path) -> bool:
     """The server's memory, busy slots and queue over time, as PNG. Returns whether anything of it is known."""
     samples = report["samples"]
     series = {"resident memory, MiB": [(s["at"], s["memory_bytes"] / 2**20) for s in samples if s["memory_bytes"]],
+              "of it not a file's, MiB": [(s["at"], s["own_bytes"] / 2**20) for s in samples if s["own_bytes"]],
               "busy slots": [(s["at"], s["active"]) for s in samples if s["active"] is not None],
               "requests waiting": [(s["at"], s["queued"]) for s in samples if s["queued"] is not None]}
     series = {name: points for name, points in series.items() if points}
     if not series:
         return False
-    figure, axes = plt.subplots(len(series), 1, figsize=(11, 2.6 * len(series)), layout="constrained", sharex=True,
+    figure, axes = plt.subplots(len(series), 1, figsize=(11, 2.2 * len(series)), layout="constrained", sharex=True,
                                 squeeze=False)
     for axis, (name, points) in zip(axes.flat, series.items(), strict=True):
         axis.plot(*zip(*points, strict=True), linewidth=1, color=THROUGHPUT)

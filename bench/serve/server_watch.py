@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
+import re
 import threading
 import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
 from client.status import METRIC_LINE
 
 SECONDS = 5
+SIZE_LINE = re.compile(r"^(Pss\w*): +(\d+) kB$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -22,12 +26,15 @@ class Sample:
 
     Attributes:
         at: seconds of the monotonic clock.
-        memory_bytes: resident memory of its processes, what they share counted once; None if it is not known.
+        memory_bytes: resident memory of its processes, what they share counted once; None if it is not known. Pages of
+            files that other programs have mapped too count in part.
+        own_bytes: that of it which is no file's: what they allocated, shared memory included.
         queued, active: requests that wait for a slot and that have one; None if it gives no metrics.
     """
 
     at: float
     memory_bytes: int | None
+    own_bytes: int | None
     queued: float | None
     active: float | None
 
@@ -62,8 +69,8 @@ class ServerWatch:
     def look(self) -> Sample:
         """Take a sample now."""
         metrics = read_metrics(self._metrics_url) or {}
-        memory = resident_bytes(self._pid) if self._pid else None
-        self.samples.append(Sample(time.monotonic(), memory, metrics.get("decoder_queued_requests"),
+        memory, own = (resident_bytes(self._pid) if self._pid else None) or (None, None)
+        self.samples.append(Sample(time.monotonic(), memory, own, metrics.get("decoder_queued_requests"),
                                    metrics.get("decoder_active_slots")))
         return self.samples[-1]
 
@@ -80,23 +87,29 @@ def read_metrics(url: str) -> dict[str, float] | None:
     try:
         with urllib.request.urlopen(f"http://{url}/metrics", timeout=SECONDS) as response:
             text = response.read().decode()
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return None
     return {name: float(value) for name, value in METRIC_LINE.findall(text)}
 
 
-def resident_bytes(pid: int) -> int | None:
-    """Memory of a process and those it started, pages that several share counted once; None if it is gone."""
+def resident_bytes(pid: int) -> tuple[int, int] | None:
+    """Memory of a process and those it started, see `Sample`: all, and what is no file's. None if it is gone.
+
+    Linux divides a page that several processes have by their number (smaps_rollup in proc(5)).
+    """
     try:
         root = psutil.Process(pid)
         processes = [root, *root.children(recursive=True)]
     except psutil.Error:
         return None
-    total = 0
+    total = own = 0
     for process in processes:
-        with contextlib.suppress(psutil.Error):  # ended meanwhile
-            total += process.memory_full_info().pss
-    return total or None
+        with contextlib.suppress(OSError):  # ended meanwhile
+            sizes = {name: 1024 * int(size) for name, size in SIZE_LINE.findall(
+                Path(f"/proc/{process.pid}/smaps_rollup").read_text())}
+            total += sizes["Pss"]
+            own += sizes["Pss_Anon"] + sizes["Pss_Shmem"]
+    return (total, own) if total else None
 
 
 def listening_process(port: int) -> int | None:

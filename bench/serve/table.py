@@ -36,7 +36,7 @@ def row(load: LoadSummary) -> str:
 def conclusion(verification: Verification | None, memory: MemoryTrend | None) -> list[str]:
     lines = []
     if memory:
-        lines.append(f"resident memory of the server: {memory.first_bytes / 2**20:.0f} MiB after settling, "
+        lines.append(f"memory that the server allocated: {memory.first_bytes / 2**20:.0f} MiB after settling, "
                      f"{memory.last_bytes / 2**20:.0f} MiB at the end, {memory.largest_bytes / 2**20:.0f} MiB at most")
     if verification:
         lines.append(f"answers under load that differ from those alone: {len(verification.differences)} of "

@@ -9,6 +9,8 @@ import numpy as np
 RECENT = 16
 # Each chunk counts this much less than the one after it: what else the machine does changes within a few chunks.
 FORGETTING = 0.8
+# Chunks whose lengths spread by less than this share of their mean are taken as equally long.
+SPREAD = 0.01
 # What is said about chunks beyond this multiple of the longest recent one is a guess.
 REACH = 2
 
@@ -39,6 +41,11 @@ class ChunkTime:
         """Expected time of a chunk; 0 before there is a measurement."""
         return self._fixed + self._per_token * tokens
 
+    def even_tokens(self) -> int:
+        """Tokens that add as much as every chunk costs: in longer chunks less than half of the time is fixed cost."""
+        reach = REACH * max((tokens for tokens, _ in self._chunks), default=0)
+        return int(min(reach, self._fixed / self._per_token)) if self._per_token > 0 else reach
+
     def tokens_within(self, seconds: float) -> int:
         """The longest chunk expected to end in time, 0 if none is; at most twice the longest recent one."""
         if not self._chunks:
@@ -55,8 +62,9 @@ def _fit(tokens: np.ndarray, seconds: np.ndarray) -> tuple[float, float]:
     mean_tokens, mean_seconds = weights @ tokens, weights @ seconds
     spread = weights @ (tokens - mean_tokens) ** 2
     steepest = mean_seconds / mean_tokens
+    known = spread > (SPREAD * mean_tokens) ** 2
     # Chunks of one length say nothing about b: then all of the time is put down to the tokens, so that a longer chunk
     # is expected to take no less than it will.
-    slope = weights @ ((tokens - mean_tokens) * (seconds - mean_seconds)) / spread if spread > 0 else steepest
+    slope = weights @ ((tokens - mean_tokens) * (seconds - mean_seconds)) / spread if known else steepest
     slope = min(max(slope, 0.0), steepest)
     return mean_seconds - slope * mean_tokens, slope

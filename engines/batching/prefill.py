@@ -28,8 +28,9 @@ class PrefillSettings:
     """How long prompts may hold up running streams.
 
     Attributes:
-        stall_seconds: what prompts get between two decode steps, as far as `min_tokens` allows.
-        min_tokens: tokens of a turn's first chunk at least, for below that nearly all of the time is fixed cost.
+        stall_seconds: what prompts get between two decode steps.
+        min_tokens: tokens of a turn's first chunk at least. Where these take too long already, so that the stall time
+            cannot be kept, a chunk is so long that half of its time is fixed cost.
         max_tokens: tokens of a chunk at most, for the engine's working memory grows with it.
     """
 
@@ -136,10 +137,10 @@ class PrefillScheduler(Generic[P]):
         return min(candidates, key=lambda prompt: prompt.remaining)
 
     def _length(self, remaining: int, running: int) -> int:
-        """Tokens that fit what is left of the turn, 0 for none; a turn's first chunk is not below `min_tokens`."""
+        """Tokens that fit what is left of the turn, 0 for none; a turn's first chunk has some in any case."""
         settings = self._settings
         turn = settings.stall_seconds * (1 if running else ALONE)
         tokens = min(self._time.tokens_within(turn - self._turn), settings.max_tokens)
-        if not self._turn:
-            return max(tokens, settings.min_tokens)
-        return tokens if tokens >= min(settings.min_tokens, remaining) else 0
+        if tokens >= min(settings.min_tokens, remaining):
+            return tokens
+        return 0 if self._turn else min(max(self._time.even_tokens(), settings.min_tokens), settings.max_tokens)

@@ -16,8 +16,8 @@ from bench.serve.statistics import summarise
 from bench.serve.workload import Workload
 from tests.bench.serve.records import answered
 
-SAMPLES = [{"at": 0.0, "memory_bytes": 5e8, "queued": 0.0, "active": 1.0},
-           {"at": 1.0, "memory_bytes": 6e8, "queued": 3.0, "active": 4.0}]
+SAMPLES = [{"at": 0.0, "memory_bytes": 5e8, "own_bytes": 2e8, "queued": 0.0, "active": 1.0},
+           {"at": 1.0, "memory_bytes": 6e8, "own_bytes": 3e8, "queued": 3.0, "active": 4.0}]
 
 
 def report(loads: list, samples: list) -> dict:
@@ -53,5 +53,5 @@ def test_nothing_is_refused_where_nothing_was(tmp_path: Path):
 @pytest.mark.parametrize("loads", [[], [summarise(LoadRun([], 0.0, 0.0), [], 1.0, None)],
                                    [summarise(LoadRun([answered(0, 0, 1, 1, 2)], 0.0, 2.0), [], None, 4)]])
 def test_without_offered_loads_or_samples_there_is_no_plot(tmp_path: Path, loads: list):
-    unknown = [{"at": 0.0, "memory_bytes": None, "queued": None, "active": None}]
+    unknown = [{"at": 0.0, "memory_bytes": None, "own_bytes": None, "queued": None, "active": None}]
     assert [path.name for path in write_report(report(loads, unknown), tmp_path / "report.json")] == ["report.json"]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.serve.load import LoadRun
@@ -16,6 +16,7 @@ from tests.bench.serve.records import answered
 MIB = 2**20
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1e3), min_size=1, max_size=50))
 def test_percentiles_are_between_the_neighbours_they_lie_between(values: list[float]):
     spread, ordered = Spread.of(values), sorted(values)
@@ -34,7 +35,7 @@ def test_a_load_is_counted_right():
     records = [answered(0, 100.0, 0.5, 0.1, 11, prompt=30), answered(1, 101.0, 0.7, 0.2, 6, prompt=50),
                Record(2, 102.0, 102.5, error="overloaded", message="server busy: 3 are waiting"),
                Record(3, 103.0, 103.0, [(103.4, 1), (103.6, 3)], "xy", 20, hung_up=True)]
-    samples = [Sample(100, 5 * MIB, 2, 1), Sample(101, 9 * MIB, 7, 4), Sample(102, None, None, None)]
+    samples = [Sample(100, 5 * MIB, MIB, 2, 1), Sample(101, 9 * MIB, MIB, 7, 4), Sample(102, *[None] * 4)]
     load = summarise(LoadRun(records, began=100.0, ended=104.0), samples, offered=1.0, concurrency=None)
     assert (load.answered, load.hung_up, load.errors) == (2, 1, {"overloaded": 1})
     assert load.messages == {"overloaded": "server busy: 3 are waiting"}
@@ -91,7 +92,7 @@ def test_a_sweep_goes_from_little_to_beyond_what_was_found_possible():
 
 def test_memory_that_grows_is_told_from_memory_that_settles():
     def trend(size_at):
-        return memory_trend([Sample(float(t), int(size_at(t)), None, None) for t in range(0, 7200, 10)])
+        return memory_trend([Sample(float(t), 900 * MIB, int(size_at(t)), None, None) for t in range(0, 7200, 10)])
 
     settling = trend(lambda t: 500 * MIB - 200 * MIB * np.exp(-t / 200))
     assert settling.last_bytes - settling.first_bytes < MIB
@@ -99,5 +100,5 @@ def test_memory_that_grows_is_told_from_memory_that_settles():
     assert growing.per_hour == pytest.approx(10 * MIB, rel=0.01)
     assert growing.last_bytes - growing.first_bytes == pytest.approx(10 * MIB, rel=0.05)
     assert growing.largest_bytes == pytest.approx(520 * MIB, rel=0.01)
-    assert memory_trend([Sample(float(t), MIB, None, None) for t in range(5)]) is None
-    assert memory_trend([Sample(float(t), None, 1, 1) for t in range(100)]) is None
+    assert memory_trend([Sample(float(t), MIB, MIB, None, None) for t in range(5)]) is None
+    assert memory_trend([Sample(float(t), None, None, 1, 1) for t in range(100)]) is None
