@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -28,13 +29,11 @@ def test_memory_of_a_process_and_its_children_counts_what_they_share_once():
     process = subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, start_new_session=True)
     try:
         assert process.stdout.readline() == b"ready\n"
-        children = resident_bytes(process.pid)
-        for _ in range(1000):  # until the child has written too
-            if children[1] > 250 * MIB:
-                break
-            children = resident_bytes(process.pid)
-        total, own = children
-        assert 250 * MIB < own < 290 * MIB
+        deadline = time.monotonic() + 60
+        while (sizes := resident_bytes(process.pid))[1] < 250 * MIB and time.monotonic() < deadline:
+            time.sleep(0.01)  # until the child has written too
+        total, own = sizes
+        assert 250 * MIB <= own < 290 * MIB
         assert own < total < own + 60 * MIB
     finally:
         os.killpg(process.pid, 9)
