@@ -21,6 +21,7 @@ COMMANDS = {
     "status": ("client.status_command", "show a server's models, slots and statistics"),
     "check": ("engines.check_command", "compare artifacts with the reference implementation"),
     "bench": ("bench.bench_command", "measure latency and throughput"),
+    "verify": ("bench.verification.command", "verify a target on this machine, in one report"),
     "bench serve": ("bench.serve.command", "measure a server under load"),
 }
 INTERRUPTED = 130

@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--expected", type=Path, metavar="FOLDER",
                         help="keep what the reference says there, and use it where it is there already: then neither "
                              "torch nor transformers is needed")
+    parser.add_argument("--logits", type=Path, metavar="FILE", help="write the engine's logits of each prompt (npz)")
     parser.add_argument("--reference-only", action="store_true", help="only ask the reference; engines are not needed")
     parser.add_argument("--force", action="store_true", help="check again although nothing has changed")
 
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
     with build.locked():
         report = {"engines": engines, **check(args.build, checkpoint, build.manifest["precision"],
-                                              expected)}
+                                              expected, args.logits)}
         build.manifest["fidelity"] = report
         build.save()
     failed = [result for result in report["results"] if not result["passed"]]

@@ -30,10 +30,14 @@ class Check:
         cases: the requests.
         expected: the reference's results for each of them.
         precision: the build's.
+
+    Attributes:
+        logits: the engine's for each prompt so far, by the case's name.
     """
 
     def __init__(self, build: Path, cases: Sequence[Case], expected: Sequence[Expected], precision: str):
         self._cases, self._precision = list(zip(cases, expected, strict=True)), precision
+        self.logits: dict[str, np.ndarray] = {}
         self._vision = vision_encoder(build / "engines")
         self._decoder = checked_decoder(build, LIMITS, max(len(case.inputs.token_ids) for case in cases))
         self._rows_per_token = self._vision.config.rows_per_token
@@ -45,7 +49,7 @@ class Check:
             for case, expected in self._cases:
                 request = self._request(case)
                 yield from self._visual_rows(case, expected, request.visual_rows)
-                logits = self._decoder.prefill(request)
+                logits = self.logits[case.name] = self._decoder.prefill(request)
                 yield self._tolerance(expected, LOGITS).compare(case.name, "prefill logits", logits, expected.logits)
                 yield from self._canary(case, expected, request, logits)
                 yield self._greedy(case, expected, request)
@@ -89,22 +93,26 @@ class Check:
                                                         self._decoder.greedy(request), ids, expected.greedy_logits)
 
 
-def check(build: Path, checkpoint: Path, precision: str, expected_folder: Path | None = None) -> dict:
+def check(build: Path, checkpoint: Path, precision: str, expected_folder: Path | None = None,
+          logits_file: Path | None = None) -> dict:
     """Run every comparison, print each, and return the report that goes into the manifest.
 
     Args:
         expected_folder: where to keep what the reference says, and to take it from if it is there: then neither torch
             nor transformers is needed.
+        logits_file: where to write the engine's logits of each prompt, as an npz file.
 
     Raises:
         ArtifactError: the checkpoint does not fit into the free memory, or the engine cannot be checked.
     """
     cases, expected = reference_results(build, checkpoint, precision, expected_folder)
-    results = []
-    for result in Check(build, cases, expected, precision).run():
+    results, checked = [], Check(build, cases, expected, precision)
+    for result in checked.run():
         results.append(result)
         print(f"{'ok  ' if result.passed else 'FAIL'} {result.case}: {result.level}, difference {result.error:.1e}",
               file=sys.stderr)
+    if logits_file is not None:
+        np.savez(logits_file, **checked.logits)
     return {"reference": expected[0].reference, "precision": precision,
             "passed": all(result.passed for result in results), "results": [vars(result) for result in results]}
 
