@@ -15,8 +15,13 @@ import numpy as np
 
 from engines.fidelity.cases import Case
 from engines.fidelity.comparison import distance
+from engines.fidelity.next_token import changed_choices, divergence
+from export.precision import QUANTISED
 
-LOGITS = "logits"
+LOGITS, DIVERGENCE, CHOICES = "logits", "divergence", "choices"
+# What an engine with quantised weights may add to them at least, as it rounds activations to 8 bits: the distance of
+# logits, the divergence in nats.
+ACTIVATION_NOISE, ACTIVATION_DIVERGENCE = 1e-2, 1e-4
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,8 @@ class Expected:
         greedy_ids: int32 [T], the greedy continuation, an end token included.
         greedy_logits: float32 [T, V], from which each of them was chosen.
         noise: distance of the reference in the engine's precision from float32, for each level of the rows ("0", "1",
-            ...) and for `LOGITS`; empty for float32.
+            ...) and for `LOGITS`; empty for float32. For quantised weights also the `divergence` (`DIVERGENCE`) and the
+            `changed_choices` (`CHOICES`) of the reference with rounded weights.
     """
 
     reference: str
@@ -85,5 +91,11 @@ def expectations(checkpoint: Path, cases: Sequence[Case], precision: str, greedy
         rows = rounded.visual_rows(case)
         for level in range(step if len(rows) else 0):
             expected.noise[str(level)] = distance(precision, rows[level::step], expected.rows[level::step])
-        expected.noise[LOGITS] = distance(precision, rounded.logits(case), expected.logits)
+        logits = rounded.logits(case)
+        expected.noise[LOGITS] = distance(precision, logits, expected.logits)
+        if precision in QUANTISED:
+            expected.noise.update({
+                LOGITS: max(expected.noise[LOGITS], ACTIVATION_NOISE),
+                DIVERGENCE: max(divergence(logits, expected.logits), ACTIVATION_DIVERGENCE),
+                CHOICES: changed_choices(logits, expected.logits)})
     return found

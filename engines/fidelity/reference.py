@@ -10,6 +10,8 @@ import torch
 import transformers
 
 from engines.fidelity.cases import Case
+from engines.fidelity.rounded_weights import round_weights
+from export.precision import QUANTISED, wide_precision
 from qwen3vl.checkpoint import Checkpoint
 from qwen3vl.config import ModelConfig
 from qwen3vl.errors import ArtifactError
@@ -22,7 +24,8 @@ class Reference:
     """The checkpoint as `transformers` runs it. It gets token ids and pixels only; positions are its own.
 
     Args:
-        precision: a key of `DTYPES`; results are float32 all the same.
+        precision: a key of `DTYPES`, or of `QUANTISED` for float32 with the decoder's weights rounded to what those
+            integers stand for; results are float32 all the same.
 
     Raises:
         ArtifactError: the checkpoint does not fit into the free memory in that precision.
@@ -30,11 +33,13 @@ class Reference:
 
     def __init__(self, checkpoint: Path, precision: str = "fp32"):
         self.config = ModelConfig.from_checkpoint(checkpoint)
-        self._images, self._dtype = ImageSettings.from_checkpoint(checkpoint), DTYPES[precision]
-        _require_memory(checkpoint, precision)
+        self._images, self._dtype = ImageSettings.from_checkpoint(checkpoint), DTYPES[wide_precision(precision)]
+        _require_memory(checkpoint, wide_precision(precision))
         transformers.utils.logging.disable_progress_bar()
         self.model = transformers.Qwen3VLMoeForConditionalGeneration.from_pretrained(checkpoint, dtype=self._dtype)
         self.model.eval()
+        if precision in QUANTISED:
+            round_weights(self.model, self.config, QUANTISED[precision])
 
     @torch.no_grad()
     def visual_rows(self, case: Case) -> np.ndarray:

@@ -1,0 +1,36 @@
+"""The reference with the weights that a quantised export stands for."""
+
+from __future__ import annotations
+
+import torch
+
+from export.quantisation.blocks import dequantise, quantise
+from export.quantisation.scheme import Blockwise, Quantisation
+from qwen3vl.config import ModelConfig
+
+PREFIX = "model.language_model.layers."
+EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
+LINEAR = tuple(f"{name}_proj.weight" for name in ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o",
+                                                  "mlp.gate", "mlp.up", "mlp.down"))
+
+
+@torch.no_grad()
+def round_weights(model: torch.nn.Module, config: ModelConfig, quantisation: Quantisation) -> None:
+    """Replace every weight that the export quantises by its dequantised value, in place; the model is in float32."""
+    text, scheme = config.text, quantisation.weights
+    for name, parameter in model.named_parameters():
+        if not name.startswith(PREFIX):
+            continue
+        if name.endswith(EXPERTS):
+            block = scheme.block_for(name, text.hidden_size, text.moe_intermediate_size)
+            for expert in parameter:
+                _round(expert, scheme, block)
+        elif name.endswith(LINEAR):
+            _round(parameter, scheme, scheme.block_for(name, parameter.shape[1]))
+    # A copy: a tied head shares its memory with the embedding, which stays as it is.
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone(), requires_grad=False)
+    _round(model.lm_head.weight, quantisation.head, quantisation.head.block_for("lm_head.weight", text.hidden_size))
+
+
+def _round(matrix: torch.Tensor, scheme: Blockwise, block: int) -> None:
+    matrix.copy_(torch.from_numpy(dequantise(quantise(matrix.numpy(), scheme.bits, block))))
