@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from engines.builder import ENGINES, TARGETS, build_engines
+from engines.onnxruntime.cuda_build import CudaBuildOptions
 from engines.tensorrt.build import RTX_CAPABILITIES, TensorRTOptions
 from engines.tensorrt.flavour import FLAVOURS
 from engines.tensorrt.profiles import MAX_FRAMES
@@ -19,6 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("build", type=Path, help="a folder written by `qwen3vl export`")
     parser.add_argument("--target", choices=TARGETS, default="cpu", help="what the engines run on (default: cpu)")
     parser.add_argument("--engine", choices=ENGINES, action="append", help="make only this engine (default: both)")
+    cuda = parser.add_argument_group("target cuda: the vision encoder")
+    cuda.add_argument("--vision-kernels", type=Path, metavar="LIBRARY",
+                      help="library of plugins/vision_kernels, for Hopper GPUs (default: ONNX Runtime's own operators)")
     tensorrt = parser.add_argument_group("targets tensorrt and trtllm: the vision encoder")
     tensorrt.add_argument("--flavour", choices=list(FLAVOURS), default="tensorrt",
                           help="TensorRT for this machine's GPU, or TensorRT for RTX, which needs none to build "
@@ -57,5 +61,6 @@ def run(args: argparse.Namespace) -> int:
     tensorrt = TensorRTOptions(args.flavour, args.compute_capability, args.max_image_pixels, args.max_frames)
     trtllm = TrtllmBuildOptions(args.plugin, args.max_batch, args.max_num_tokens, args.max_visual_tokens,
                                 args.prompt_tokens, args.context_logits)
-    build_engines(args.build, args.target, args.engine or ENGINES, tensorrt, trtllm)
+    cuda = CudaBuildOptions(args.vision_kernels)
+    build_engines(args.build, args.target, args.engine or ENGINES, tensorrt, trtllm, cuda)
     return 0

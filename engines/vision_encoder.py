@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engines.description import EngineDescription
 from engines.tensorrt.record import RECORD_FILE
 from engines.vision_frames import FrameEncoder
 
@@ -24,4 +25,4 @@ def vision_encoder(engine_dir: Path, threads: int | None = None) -> FrameEncoder
         return VisionEncoder(engine_dir)
     from engines.onnxruntime.vision_encoder import VisionEncoder
 
-    return VisionEncoder(engine_dir, threads)
+    return VisionEncoder(engine_dir, threads, on_gpu=EngineDescription.load(engine_dir).target == "cuda")

@@ -2,6 +2,8 @@
 
     nvcc -O3 -arch=sm_90 -shared -Xcompiler -fPIC -o empty.so bench/deepstack_add/empty_kernel.cu
     python -m bench.deepstack_add.bench --kernel libdeepstack_add_kernel.so --empty empty.so --output out.json
+
+With --onnxruntime, beside the ONNX function in ONNX Runtime too (onnxruntime-gpu).
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import onnxruntime
 import torch
 import torch.nn.functional as F
 
+from bench.deepstack_add.onnxruntime_function import OnnxRuntimeFunction
 from bench.deepstack_add.timing import copy_microseconds, microseconds
 from plugins.deepstack_add.kernel_library import KernelLibrary
 
@@ -55,6 +59,7 @@ class Row:
     copy_us: float  # a copy that reads and writes as many bytes
     torch_us: float | None  # as separate torch operations
     function_us: float | None  # as the operations of the ONNX function, one by one in torch
+    onnxruntime_us: float | None  # as the ONNX function in ONNX Runtime
 
     def compared(self, bandwidth: float) -> dict[str, float | None]:
         """The row with its floor, which is its bytes at the copy bandwidth, and the share of that it reaches."""
@@ -116,15 +121,30 @@ def check(library: KernelLibrary, x: Operands) -> None:
         raise SystemExit("the kernel's output differs from torch's; nothing was timed")
 
 
+def onnxruntime_microseconds(function: OnnxRuntimeFunction, x: Operands) -> float:
+    """Checked against the torch operations before it is timed."""
+    run_torch(x, 0)
+    expected = x.out[0].clone()
+    bindings = function.bindings(x.hidden, x.token_ids, x.visual_rows, x.out)
+    x.out.fill_(float("nan"))
+    function.session.run_with_iobinding(bindings[0])
+    torch.cuda.synchronize()
+    if not torch.equal(x.out[0], expected):
+        raise SystemExit("ONNX Runtime's output differs from torch's; it was not timed")
+    return function.microseconds(bindings)
+
+
 def measure(library: KernelLibrary, tokens: int, visual: int, in_place: bool, hidden_size: int,
-            dtype: torch.dtype) -> Row:
+            dtype: torch.dtype, function: OnnxRuntimeFunction | None) -> Row:
     x = make_operands(tokens, visual, hidden_size, dtype, in_place)
     check(library, x)
     size = least_bytes(tokens, visual, hidden_size, dtype.itemsize, in_place)
     kernel_us = microseconds(partial(run_kernel, library, x), x.sets)
     torch_us, function_us = (None if in_place else microseconds(partial(run, x), x.sets)
                              for run in (run_torch, run_function))
-    return Row(tokens, visual, in_place, size, kernel_us, copy_microseconds(size, x.sets), torch_us, function_us)
+    onnxruntime_us = None if in_place or function is None else onnxruntime_microseconds(function, x)
+    return Row(tokens, visual, in_place, size, kernel_us, copy_microseconds(size, x.sets), torch_us, function_us,
+               onnxruntime_us)
 
 
 def copy_bandwidth(rows: Sequence[Row]) -> float:
@@ -156,17 +176,21 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--hidden-size", type=int, default=2048)
     parser.add_argument("--dtype", default="bfloat16", choices=("float32", "float16", "bfloat16"))
+    parser.add_argument("--onnxruntime", action="store_true", help="measure the ONNX function in ONNX Runtime, too")
     args = parser.parse_args()
     dtype = getattr(torch, args.dtype)
     library, empty = KernelLibrary(args.kernel), ctypes.CDLL(str(args.empty))
-    rows = [measure(library, tokens, visual, in_place, args.hidden_size, dtype)
+    function = (OnnxRuntimeFunction(dtype, args.hidden_size, level=LEVEL, vocab_size=VOCAB_SIZE) if args.onnxruntime
+                else None)
+    rows = [measure(library, tokens, visual, in_place, args.hidden_size, dtype, function)
             for tokens in TOKENS for visual in (0, tokens) for in_place in (False, True)]
     bandwidth = copy_bandwidth(rows)
     result = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "command": "python -m bench.deepstack_add.bench " + " ".join(sys.argv[1:]),
         "gpu": torch.cuda.get_device_name(), "python": platform.python_version(), "torch": torch.__version__,
-        "cuda": torch.version.cuda, "hidden_size": args.hidden_size, "dtype": args.dtype,
+        "cuda": torch.version.cuda, "onnxruntime": onnxruntime.__version__ if function else None,
+        "hidden_size": args.hidden_size, "dtype": args.dtype,
         "copy_bandwidth_bytes_per_second": bandwidth,
         "decode_batch_64_us": decode_batch(library, empty, 64, args.hidden_size, dtype),
         "rows": [row.compared(bandwidth) for row in rows],

@@ -1,10 +1,11 @@
 """Speed of the vision encoder at the shapes of Qwen3-VL-30B-A3B: ONNX Runtime CUDA beside `transformers` and the floor.
 
-    python -m bench.vision_encoder.run --output bench/results/vision_encoder_h200.json
+    python -m bench.vision_encoder.prepare FOLDER --vision-kernels build/vision_kernels/libvision_kernels.so
+    python -m bench.vision_encoder.run FOLDER --output bench/results/vision_encoder_h200.json
 
-Needs a CUDA GPU, torch, transformers and onnxruntime-gpu. Weights are made up, and the same on every side; every
-engine's visual rows are compared with those of `transformers` in float32. Each time is the median of the wall times of
-single calls, inputs and outputs on the GPU.
+Needs a CUDA GPU, torch, transformers and onnxruntime-gpu. The weights are the same on every side; every side's visual
+rows are compared, level by level, with those of `transformers` in float32. Each time is the median of the wall times of
+single calls one after the other, inputs and outputs on the GPU.
 """
 
 from __future__ import annotations
@@ -12,60 +13,29 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import tempfile
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import torch
 import transformers
-from safetensors import safe_open
-from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeVisionModel
 
-from bench.synthetic_checkpoint import config_30b_a3b, write_checkpoint
-from bench.vision_encoder.variants import VARIANTS
-from export.build_folder import BuildFolder
-from export.exporter import PRECISIONS
-from export.vision_encoder_graph import vision_encoder_model
-from export.weight_files import write_model
-from qwen3vl.checkpoint import Checkpoint
-from qwen3vl.config import ModelConfig, VisionConfig
-from qwen3vl.positions import interpolation, vision_positions
+from bench.environment import describe_machine
+from bench.synthetic_checkpoint import config_30b_a3b
+from bench.vision_encoder.calls import CALLS, LARGEST, Call, least_bytes, operations
+from bench.vision_encoder.prepare import MEASURED
+from bench.vision_encoder.sides import BoundEngine, Inputs, Reference
+from engines.onnxruntime.cuda_graph import fuse_for_cuda
+from engines.onnxruntime.cuda_session import PROVIDER, load_cuda_engine
+from engines.onnxruntime.session import session_options
+from engines.vision_encoder import vision_encoder
+from qwen3vl.config import ModelConfig
 
 TORCH = {"fp16": torch.float16, "bf16": torch.bfloat16}
 WARMUP, REPEATS = 3, 10
-
-
-@dataclass(frozen=True)
-class Call:
-    """`frames` images of one size."""
-
-    name: str
-    frames: int
-    grid: tuple[int, int]
-
-    @property
-    def patches(self) -> int:
-        return self.grid[0] * self.grid[1]
-
-
-CALLS = (Call("448x448", 1, (28, 28)), Call("1280x720", 1, (44, 80)), Call("1920x1080", 1, (68, 120)),
-         Call("8 of 448x448", 8, (28, 28)))
-
-
-def operations(vision: VisionConfig, call: Call) -> dict[str, float]:
-    """Multiplications and additions of one call, in attention and in all."""
-    tokens, size = call.frames * call.patches, vision.hidden_size
-    attention = 4.0 * vision.depth * call.frames * call.patches**2 * size
-    block = 2.0 * tokens * (4 * size**2 + 2 * size * vision.intermediate_size)
-    merger = 2.0 * tokens / vision.merge_unit * vision.merged_size * (vision.merged_size + vision.out_hidden_size)
-    embedding = 2.0 * tokens * vision.patch_dim * size
-    return {"attention": attention, "all": attention + vision.depth * block + embedding
-            + (1 + vision.deepstack_levels) * merger}
 
 
 def median_ms(run: Callable[[], object], repeats: int = REPEATS) -> float:
@@ -85,198 +55,139 @@ def median_ms(run: Callable[[], object], repeats: int = REPEATS) -> float:
 def matrix_rate(dtype: torch.dtype) -> float:
     """Operations a second of an 8192 x 8192 x 8192 product of random values."""
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=dtype) for _ in range(2))
-    return 2 * 8192**3 / (median_ms(lambda: a @ b) / 1e3)
+    return 2 * 8192**3 / (median_ms(lambda: a @ b, 20) / 1e3)
 
 
-def attention_times() -> dict[str, float]:
-    """Torch's attention alone, one layer of one 1920x1080 image, by backend and head size (72 is the model's)."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    times = {}
-    for head in (72, 80, 96, 128):
-        q, k, v = (torch.randn(1, 16, 8160, head, device="cuda", dtype=torch.float16) for _ in range(3))
-        for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION):
-            try:
-                with sdpa_kernel(backend):
-                    times[f"{backend.name} {head}"] = median_ms(
-                        lambda q=q, k=k, v=v: torch.nn.functional.scaled_dot_product_attention(q, k, v))
-            except RuntimeError as error:
-                times[f"{backend.name} {head}"] = str(error)[:120]
-    return times
+def copy_rate() -> float:
+    """Bytes a second, read plus written, of a copy of 2 GB."""
+    source = torch.randint(256, (2_000_000_000,), dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * len(source) / (median_ms(lambda: target.copy_(source)) / 1e3)
 
 
-class Inputs:
-    """One call's inputs, on the GPU, for both sides."""
-
-    def __init__(self, vision: VisionConfig, call: Call):
-        random = np.random.default_rng(call.patches)
-        shape = (call.frames, call.patches, vision.patch_dim)
-        indices, weights = interpolation(*call.grid, vision.grid_side, vision.spatial_merge_size)
-        arrays = {"patches": random.integers(0, 256, shape, dtype=np.uint8),
-                  "patch_positions": vision_positions(*call.grid, vision.spatial_merge_size),
-                  "interp_indices": indices, "interp_weights": weights}
-        self.tensors = {name: torch.from_numpy(array).cuda() for name, array in arrays.items()}
-        self.pixels = self.tensors["patches"].flatten(0, 1).float() / 127.5 - 1
-        self.grids = torch.tensor([[1, *call.grid]] * call.frames, device="cuda")
-
-
-class Reference:
-    """The vision encoder of `transformers`."""
-
-    def __init__(self, checkpoint: Path, config, dtype: torch.dtype, implementation: str = "sdpa"):
-        self.dtype = dtype
-        self.model = Qwen3VLMoeVisionModel._from_config(config.vision_config, attn_implementation=implementation,
-                                                        dtype=dtype).cuda().eval()
-        with safe_open(checkpoint / "model.safetensors", "pt", device="cuda") as file:
-            prefix = "model.visual."
-            self.model.load_state_dict({name.removeprefix(prefix): file.get_tensor(name).to(dtype)
-                                        for name in file.keys() if name.startswith(prefix)})  # noqa: SIM118
-
-    @torch.no_grad()
-    def rows(self, inputs: Inputs) -> torch.Tensor:
-        result = self.model(inputs.pixels.to(self.dtype), inputs.grids)
-        return torch.stack([result.pooler_output, *result.deepstack_features], dim=1).flatten(0, 1)
-
-    def compile_blocks(self) -> None:
-        for block in self.model.blocks:
-            block.compile(dynamic=False)
-
-
-class Engine:
-    """ONNX Runtime CUDA with a variant of the exported graph."""
-
-    def __init__(self, graph: Path, precision: str, variant: str):
-        rewrite, options = VARIANTS[variant]
-        model = ir.load(graph)
-        rewrite(model, PRECISIONS[precision])
-        path = graph.with_name(f"{variant.replace(' ', '-')}.onnx")
-        ir.save(model, path)
-        settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 3
-        stream = {"user_compute_stream": str(torch.cuda.current_stream().cuda_stream)}
-        self.session = onnxruntime.InferenceSession(path, settings,
-                                                    providers=[("CUDAExecutionProvider", {**stream, **options})])
-
-    def bind(self, inputs: Inputs, rows: torch.Tensor) -> None:
-        """Take inputs from there and write into `rows`; both are kept, for the binding does not own them."""
-        self.binding, self.bound = self.session.io_binding(), (inputs, rows)
-        for name, tensor in inputs.tensors.items():
-            dtype = np.dtype(str(tensor.dtype).removeprefix("torch."))
-            self.binding.bind_input(name, "cuda", 0, dtype, tuple(tensor.shape), tensor.data_ptr())
-        self.binding.bind_output("visual_rows", "cuda", 0, np.float32, tuple(rows.shape), rows.data_ptr())
-
-    def run(self) -> None:
-        self.session.run_with_iobinding(self.binding)
-
-
-def kernels(run: Callable[[], object], limit: int = 14) -> list[dict]:
-    """The kernels that take most of the time of one call."""
+def kernels(run: Callable[[], object], calls: int = 5, limit: int = 16) -> list[dict]:
+    """The kernels that take most of the time of one call, of several calls one after the other."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        run()
+        for _ in range(calls):
+            run()
         torch.cuda.synchronize()
     events = sorted(profile.key_averages(), key=lambda event: -event.device_time_total)
-    return [{"kernel": event.key[:100], "count": event.count, "ms": round(event.device_time_total / 1e3, 3)}
-            for event in events[:limit]]
-
-
-def cosine(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    return torch.nn.functional.cosine_similarity(actual.float(), expected.float()).min().item()
+    return [{"kernel": event.key[:120], "count": event.count // calls,
+             "ms": round(event.device_time_total / 1e3 / calls, 3)} for event in events[:limit]]
 
 
 class Benchmark:
-    def __init__(self, scratch: Path, output: Path, deadline: float):
-        self.output, self.deadline = output, deadline
-        config = config_30b_a3b(layers=3)
-        config.text_config.num_experts = 8
-        self.config, self.checkpoint, self.scratch = config, scratch / "checkpoint", scratch
-        write_checkpoint(self.checkpoint, config, seed=0)
-        self.vision = ModelConfig.from_checkpoint(self.checkpoint).vision
-        self.inputs = {call.name: Inputs(self.vision, call) for call in CALLS}
-        properties = torch.cuda.get_device_properties(0)
+    def __init__(self, folder: Path, output: Path, seconds: float):
+        self.folder, self.output, self.ends = folder, output, time.monotonic() + seconds
+        self.checkpoint, self.config = folder / "checkpoint", config_30b_a3b().vision_config
+        self.model = ModelConfig.from_checkpoint(self.checkpoint)
+        vision = self.model.vision
+        self.inputs = {call: Inputs(vision, call) for call in CALLS}
+        reference = Reference(self.checkpoint, self.config, torch.float32)
+        self.expected = {call: reference.rows(inputs) for call, inputs in self.inputs.items()}
+        rates = {name: matrix_rate(dtype) for name, dtype in TORCH.items()}
+        copied = copy_rate()
         self.report = {
-            "gpu": properties.name, "torch": torch.__version__, "transformers": transformers.__version__,
-            "onnxruntime": onnxruntime.__version__, "operations": {c.name: operations(self.vision, c) for c in CALLS},
-            "matrix_rate": {name: matrix_rate(dtype) for name, dtype in TORCH.items()},
-            "attention_ms": attention_times(), "results": []}
-        self.save()
-
-    def save(self) -> None:
-        self.output.write_text(json.dumps(self.report, indent=1) + "\n")
+            "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "cuda": torch.version.cuda,
+            "transformers": transformers.__version__, "onnxruntime": onnxruntime.__version__, **describe_machine(),
+            "command": f"python -m bench.vision_encoder.run {' '.join(sys.argv[1:])}",
+            "operations": {call.name: operations(vision, call) for call in CALLS},
+            "matrix_operations_per_second": rates, "copy_bytes_per_second": copied,
+            "floor_ms": {precision: {call.name: round(1e3 * max(operations(vision, call)["all"] / rates[precision],
+                                                                least_bytes(vision, call, 2) / copied), 3)
+                                     for call in CALLS} for precision in TORCH},
+            "results": []}
 
     def add(self, **result) -> None:
         self.report["results"].append(result)
-        shown = {name: value for name, value in result.items() if name != "kernels"}
-        print(f"{time.monotonic() - self.started:6.1f} s  {json.dumps(shown)}", flush=True)
-        self.save()
+        self.output.write_text(json.dumps(self.report, indent=1) + "\n")
+        print(json.dumps({name: value for name, value in result.items() if name != "kernels"}), flush=True)
 
-    def run(self, started: float) -> None:
-        self.started = started
-        reference = Reference(self.checkpoint, self.config, torch.float32)
-        self.expected = {name: reference.rows(inputs) for name, inputs in self.inputs.items()}
-        del reference
-        for precision in TORCH:
-            graph = self.export(precision)
-            for variant in VARIANTS:
-                self.engine(graph, precision, variant)
-            self.transformers(precision)
+    def difference(self, rows: torch.Tensor, call: Call) -> dict[str, list[float]]:
+        """Of each level: root mean square and largest value of the difference, as shares of the reference's."""
+        shape = (-1, self.model.rows_per_token, rows.shape[-1])
+        actual, expected = rows.float().view(shape), self.expected[call].view(shape)
+        off = actual - expected
+        rms = (off.square().mean((0, 2)) / expected.square().mean((0, 2))).sqrt()
+        largest = off.abs().amax((0, 2)) / expected.abs().amax((0, 2))
+        return {name: [float(f"{x:.3g}") for x in values.tolist()] for name, values in
+                (("rms", rms), ("largest", largest))}
 
-    def export(self, precision: str) -> Path:
-        build = BuildFolder(self.scratch / precision)
-        with build.locked(), Checkpoint.open(self.checkpoint) as opened:
-            model = vision_encoder_model(self.vision, opened, image_mean=[0.5] * 3, image_std=[0.5] * 3,
-                                         dtype=PRECISIONS[precision])
-            write_model(build, "onnx/vision_encoder.onnx", *model, {})
-        return build.path / "onnx/vision_encoder.onnx"
+    def measure(self, name: str, precision: str, prepare: Callable[[Call], Callable[[], torch.Tensor]],
+                calls: Iterable[Call] = CALLS, *, profiled: bool = False) -> None:
+        """`prepare` gives what runs a call and returns its rows."""
+        times, differences, first = {}, {}, {}
+        for call in calls:
+            if time.monotonic() > self.ends:
+                break
+            run = prepare(call)
+            started = time.perf_counter()
+            rows = run()
+            torch.cuda.synchronize()
+            first[call.name] = round(1e3 * (time.perf_counter() - started), 1)
+            differences[call.name] = self.difference(rows, call)
+            times[call.name] = round(median_ms(run), 3)
+        profile = {"kernels": kernels(prepare(LARGEST))} if profiled and times else {}
+        self.add(side=name, precision=precision, ms=times, first_call_ms=first, difference=differences, **profile)
 
-    def engine(self, graph: Path, precision: str, variant: str) -> None:
-        if time.monotonic() - self.started > self.deadline:
-            return self.add(side=variant, precision=precision, skipped="out of time")
-        try:
-            engine, times, similarity = Engine(graph, precision, variant), {}, {}
-            for name, inputs in self.inputs.items():
-                rows = torch.full_like(self.expected[name], float("nan"))
-                engine.bind(inputs, rows)
-                engine.run()
-                torch.cuda.synchronize()
-                similarity[name] = round(cosine(rows, self.expected[name]), 6)
-                times[name] = round(median_ms(engine.run), 3)
-            engine.bind(self.inputs["1920x1080"], torch.empty_like(self.expected["1920x1080"]))
-            self.add(side=variant, precision=precision, ms=times, cosine=similarity, kernels=kernels(engine.run))
-        except Exception as error:
-            self.add(side=variant, precision=precision, failed=str(error)[:300])
+    def engine(self, name: str, precision: str, session, **options) -> None:
+        engine = BoundEngine(session)
 
-    def transformers(self, precision: str) -> None:
-        for side in ("transformers eager", "transformers compiled"):
-            if time.monotonic() - self.started > self.deadline + 30:
-                self.add(side=side, precision=precision, skipped="out of time")
-                continue
-            reference = Reference(self.checkpoint, self.config, TORCH[precision])
-            if side.endswith("compiled"):
-                reference.compile_blocks()
-            times, similarity = {}, {}
-            for name, inputs in self.inputs.items():
-                similarity[name] = round(cosine(reference.rows(inputs), self.expected[name]), 6)
-                times[name] = round(median_ms(lambda inputs=inputs, r=reference: r.rows(inputs)), 3)
-            self.add(side=side, precision=precision, ms=times, cosine=similarity)
+        def prepare(call: Call) -> Callable[[], torch.Tensor]:
+            rows = torch.full_like(self.expected[call], float("nan"))
+            engine.bind(self.inputs[call], rows)
+            return lambda: (engine.run(), rows)[1]
+
+        self.measure(name, precision, prepare, **options)
+
+    def onnxruntime(self, precision: str) -> None:
+        stream = {"user_compute_stream": str(torch.cuda.current_stream().cuda_stream)}
+        graph = self.folder / precision / "onnx/vision_encoder.onnx"
+        own = graph.with_name("own_operators.onnx")
+        model = ir.load(graph)
+        fuse_for_cuda(model, kernels=False)
+        ir.save(model, own)
+        folder = self.folder / precision / "engines"
+        self.engine("with the vision kernels", precision, load_cuda_engine(folder / "vision_encoder", stream),
+                    profiled=True)
+        for name, path in (("own operators, fused", own), ("graph as exported", graph)):
+            session = onnxruntime.InferenceSession(path, session_options(1), providers=[(PROVIDER, stream)])
+            self.engine(name, precision, session, profiled=True)
+        encoder = vision_encoder(folder)
+        frames = self.inputs[LARGEST].tensors["patches"].cpu().numpy()
+        self.measure("with the vision kernels, arrays in and out", precision,
+                     lambda call: lambda: torch.from_numpy(encoder.encode_frames(call.grid, frames)).cuda(), [LARGEST])
+
+    def transformers(self, precision: str, *, compiled: bool) -> None:
+        reference = Reference(self.checkpoint, self.config, TORCH[precision])
+        if compiled:
+            reference.compile_blocks()
+        self.measure(f"transformers, {'compiled' if compiled else 'eager'}", precision,
+                     lambda call: lambda: reference.rows(self.inputs[call]))
+
+    def table(self) -> str:
+        """One line a side, milliseconds."""
+        lines = [f"{'':52}" + "".join(f"{call.name:>14}" for call in CALLS)]
+        rows = [("floor", precision, floors) for precision, floors in self.report["floor_ms"].items()]
+        rows += [(result["side"], result["precision"], result["ms"]) for result in self.report["results"]]
+        lines += [f"{f'{side}, {precision}':52}" + "".join(f"{ms.get(call.name, float('nan')):14.2f}" for call in CALLS)
+                  for side, precision, ms in rows]
+        return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--deadline", type=float, default=600.0, help="seconds after which no engine is started")
+    parser.add_argument("folder", type=Path, help="what bench.vision_encoder.prepare made")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--seconds", type=float, default=600.0, help="after which no further call is measured")
     args = parser.parse_args()
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory() as scratch:
-        benchmark = Benchmark(Path(scratch), args.output, args.deadline)
-        benchmark.run(started)
-    report = benchmark.report
-    floors = {call.name: 1e3 * report["operations"][call.name]["all"] / report["matrix_rate"]["fp16"] for call in CALLS}
-    print(f"{'':40}" + "".join(f"{call.name:>14}" for call in CALLS))
-    print(f"{'floor, ms':40}" + "".join(f"{floors[call.name]:14.2f}" for call in CALLS))
-    for result in report["results"]:
-        if "ms" in result:
-            label = f"{result['side']}, {result['precision']}"
-            print(f"{label:40}" + "".join(f"{result['ms'][call.name]:14.2f}" for call in CALLS))
+    benchmark = Benchmark(args.folder, args.output, args.seconds)
+    for precision in MEASURED:
+        benchmark.onnxruntime(precision)
+        benchmark.transformers(precision, compiled=False)
+    for precision in MEASURED:
+        benchmark.transformers(precision, compiled=True)
+    print(benchmark.table())
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engines.onnxruntime.cuda_session import load_cuda_engine
 from engines.onnxruntime.session import load_engine, session_options
 from engines.vision_frames import CALL_PATCHES, FrameEncoder, Grid
 
@@ -16,12 +17,13 @@ class VisionEncoder(FrameEncoder):
 
     Args:
         engine_dir: the `engines/` folder of a build.
-        threads: compute threads; by default one for each core.
+        threads: compute threads on a CPU; by default one for each core.
+        on_gpu: whether the engine is one for a GPU.
     """
 
-    def __init__(self, engine_dir: Path, threads: int | None = None):
+    def __init__(self, engine_dir: Path, threads: int | None = None, *, on_gpu: bool = False):
         super().__init__(engine_dir)
-        self._engine_dir, self._threads = engine_dir, threads
+        self._engine_dir, self._threads, self._on_gpu = engine_dir, threads, on_gpu
         self._session, self._loading = None, threading.Lock()
 
     @property
@@ -38,5 +40,6 @@ class VisionEncoder(FrameEncoder):
     def _loaded_session(self):
         with self._loading:
             if self._session is None:
-                self._session = load_engine(self._engine_dir, "vision_encoder", session_options(self._threads))
+                self._session = (load_cuda_engine(self._engine_dir / "vision_encoder") if self._on_gpu else
+                                 load_engine(self._engine_dir, "vision_encoder", session_options(self._threads)))
             return self._session
