@@ -79,3 +79,8 @@ class OneModelServer:
     def signal(self, number: int) -> None:
         """Send a signal to the server and its model's process."""
         os.killpg(self._process.pid, number)
+
+    def model_process(self) -> int:
+        """Id of the process in which the model runs."""
+        children = Path(f"/proc/{self._process.pid}/task").glob("*/children")
+        return next(int(child) for file in children for child in file.read_text().split())

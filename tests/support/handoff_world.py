@@ -60,6 +60,9 @@ class Stream:
         if not self.cut:
             self._world.up.append((self, message))
 
+    def write(self, write: PendingWrite) -> None:
+        self._world.writes.append((self, write))
+
 
 class Reply:
     def __init__(self, world: World, stream: Stream) -> None:
@@ -94,6 +97,7 @@ class World:
     Attributes:
         up, down: messages under way, each with its stream.
         tasks: given to the encoder and not delivered.
+        writes: blocks to be written, each with its stream.
         asked: fetches by transfer.
         corruptions: bytes of slots damaged so far.
     """
@@ -103,11 +107,12 @@ class World:
         self.up: list[tuple[Stream, Message]] = []
         self.down: list[tuple[Stream, Message]] = []
         self.tasks: list[EncodeTask] = []
+        self.writes: list[tuple[Stream, PendingWrite]] = []
         self.asked: dict[str, Asked] = {}
         self.streams: list[Stream] = []
         self.corruptions = 0
         self._waiting: list[queue.SimpleQueue] = []
-        self._writing: PendingWrite | None = None
+        self._writing: tuple[Stream, PendingWrite] | None = None
         self._encodings = 0
         self.start_sender()
 
@@ -208,6 +213,7 @@ class World:
     def start_sender(self) -> None:
         """As after a kill: of what it was doing, nothing is left."""
         self.tasks.clear()
+        self.writes.clear()
         self._writing = None
         self.sender = SenderTransfers(self.tasks.append, DESCRIPTION, SENDER)
 
@@ -230,20 +236,21 @@ class World:
     def write(self) -> None:
         """Half a block: the first half of the next, or the second half of the one that was begun."""
         if self._writing is None:
-            if not self.sender.writes.empty():
-                self._writing = self.sender.writes.get()
-                self._put(self._writing, 0, len(self._writing.rows) // 2)
-        else:
-            write, self._writing = self._writing, None
-            self._put(write, len(write.rows) // 2, len(write.rows))
-            # The digest is a checksum of the rows themselves, as the sender's thread makes it.
-            self.sender.written(write, None, checksum(write.rows), None)
+            if self.writes:
+                self._writing = self.writes.pop(0)
+                self._put(*self._writing, second_half=False)
+            return
+        stream, write = self._writing
+        self._writing = None
+        self._put(stream, write, second_half=True)
+        self.sender.written(write, None, checksum(write.rows), None)
 
-    def _put(self, write: PendingWrite, first: int, end: int) -> None:
-        stream, slot = write.session, write.block.slot
+    def _put(self, stream: Stream, write: PendingWrite, second_half: bool) -> None:
+        slot, half = write.block.slot, len(write.rows) // 2
         if not stream.lost:
             assert self._owner(stream, slot) == write.transfer.machine.transfer, "written to another's slot"
-        stream.buffers.memory[slot, first:end] = write.rows[first:end]
+        part = slice(half, len(write.rows)) if second_half else slice(0, half)
+        stream.buffers.memory[slot, part] = write.rows[part]
 
     def _owner(self, stream: Stream, slot: int) -> str | None:
         """The transfer that a slot is kept for."""

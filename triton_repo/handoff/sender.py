@@ -10,7 +10,6 @@ import time
 import numpy as np
 
 from triton_repo.handoff import messages
-from triton_repo.handoff.blocks import checksum
 from triton_repo.handoff.encode_task import Encoder
 from triton_repo.handoff.errors import HandoffError, ProtocolError
 from triton_repo.handoff.job import RowsDescription
@@ -36,13 +35,11 @@ class HandoffSender:
 
     def __init__(self, encode: Encoder, description: RowsDescription, settings: SenderSettings | None = None) -> None:
         self._instance = secrets.token_hex(8)
-        self._sessions = Sessions(description)
         self._transfers = SenderTransfers(encode, description, settings or SenderSettings())
+        self._sessions = Sessions(description, self._instance, self._transfers.written)
         self._closed = threading.Event()
-        self._threads = [threading.Thread(target=self._write, name="handoff blocks", daemon=True),
-                         threading.Thread(target=self._look_after, name="handoff patience", daemon=True)]
-        for thread in self._threads:
-            thread.start()
+        self._thread = threading.Thread(target=self._look_after, name="handoff patience", daemon=True)
+        self._thread.start()
 
     def handle(self, message: bytes, payload: np.ndarray | None, reply: Reply) -> None:
         """Take one request to the model `encode`; may be called from any thread, and returns at once.
@@ -67,9 +64,7 @@ class HandoffSender:
     def close(self) -> None:
         """Fail what is not over, let go of everything."""
         self._closed.set()
-        self._transfers.writes.put(None)
-        for thread in self._threads:
-            thread.join()
+        self._thread.join()
         self._transfers.close()
         self._sessions.close()
 
@@ -77,8 +72,8 @@ class HandoffSender:
         """Returns whether `way` is kept for what follows."""
         match message:
             case messages.Open():
-                session = self._sessions.open(message)
-                way.send(messages.Opened(session.id, self._instance, session.writer.answer()))
+                self._sessions.open(message, way)
+                return True
             case messages.Ping():
                 self._sessions.get(message.session)
                 stats = self.stats()
@@ -93,21 +88,11 @@ class HandoffSender:
                 raise ProtocolError(f"a {message.type} message came to an encode server")
         return False
 
-    def _write(self) -> None:
-        while (write := self._transfers.writes.get()) is not None:
-            payload, digest, error = None, 0, None
-            try:
-                digest = checksum(write.rows)
-                payload = write.session.writer.write(write.block.slot, write.rows)
-            except Exception as failure:
-                log.warning("a block could not be written: %s", failure)
-                error = str(failure)
-            self._transfers.written(write, payload, digest, error)
-
     def _look_after(self) -> None:
         while not self._closed.wait(TICK_SECONDS):
             try:
-                silent = {session.id for session in self._sessions.drop_silent()}
+                silent = self._sessions.silent()
                 self._transfers.tick(time.monotonic(), silent)
+                self._sessions.drop(silent)
             except Exception:
                 log.exception("transfers could not be looked after")

@@ -6,11 +6,11 @@ Nothing here waits, and no thread is started: `sender` does both.
 from __future__ import annotations
 
 import logging
-import queue
 import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -21,12 +21,20 @@ from triton_repo.handoff.errors import Busy, ProtocolError, TypeMismatch, Unreac
 from triton_repo.handoff.job import EncodeJob, RowsDescription
 from triton_repo.handoff.messages import Message
 from triton_repo.handoff.reply import Way
-from triton_repo.handoff.sender_sessions import Session
 from triton_repo.handoff.sender_transfer import Action, Encode, Forget, SayBlock, SayReady, SenderTransfer, Write
 from triton_repo.handoff.settings import SenderSettings
 from triton_repo.handoff.states import State
 
 log = logging.getLogger(__name__)
+
+
+class Session(Protocol):
+    """The stream that a transfer belongs to: see `sender_sessions.Session`."""
+
+    id: str
+
+    def write(self, write: PendingWrite) -> None:
+        """Have a block written; `SenderTransfers.written` is to be called after it."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +76,16 @@ class PendingWrite:
     """A block to be written.
 
     Attributes:
-        session: whose buffers it goes to.
         rows: its bytes, uint8 [bytes].
     """
 
     transfer: Transfer
-    session: Session
     block: GrantedBlock
     rows: np.ndarray
+
+
+# The block; a payload that is to go with its message; the checksum of its rows; why it could not be written, if so.
+OnWritten = Callable[[PendingWrite, np.ndarray | None, int, str | None], None]
 
 
 @dataclass
@@ -88,9 +98,6 @@ class _Totals:
 class SenderTransfers:
     """Used from any thread.
 
-    Attributes:
-        writes: blocks to be written, in order; `written` is to be called after each.
-
     Args:
         encode: gets each job.
         description: the rows that it makes.
@@ -99,7 +106,6 @@ class SenderTransfers:
 
     def __init__(self, encode: Encoder, description: RowsDescription, settings: SenderSettings) -> None:
         self._encode, self._description, self._settings = encode, description, settings
-        self.writes: queue.SimpleQueue[PendingWrite | None] = queue.SimpleQueue()
         # Guards the transfers' state. Messages are sent without it: the protocol does not depend on their order.
         self._lock = threading.Lock()
         self._transfers: dict[str, Transfer] = {}
@@ -154,13 +160,7 @@ class SenderTransfers:
             way.send(messages.Closed(message.transfer))
 
     def written(self, write: PendingWrite, payload: np.ndarray | None, digest: int, error: str | None) -> None:
-        """A block of `writes` is in its slot.
-
-        Args:
-            payload: what is to go with its message.
-            digest: the checksum of its rows.
-            error: why it could not be written, if so.
-        """
+        """A block is in its slot: see `OnWritten`."""
         transfer = write.transfer
         with self._lock:
             actions = transfer.machine.written(error)
@@ -175,7 +175,7 @@ class SenderTransfers:
 
         Args:
             now: by `time.monotonic`.
-            silent: sessions that have just been closed.
+            silent: sessions that give no sign of life.
         """
         with self._lock:
             transfers = list(self._transfers.values())
@@ -279,7 +279,7 @@ class SenderTransfers:
     def _write(self, transfer: Transfer, block: GrantedBlock) -> None:
         rows = self._description.rows_per_token
         data = transfer.rows[block.first * rows:block.end * rows].reshape(-1).view(np.uint8)
-        self.writes.put(PendingWrite(transfer, transfer.session, block, data))
+        transfer.session.write(PendingWrite(transfer, block, data))
 
     def _held(self) -> int:
         return sum(transfer.rows.nbytes for transfer in self._transfers.values() if transfer.rows is not None)

@@ -175,4 +175,30 @@ class Protocol(RuleBasedStateMachine):
 
 
 TestProtocol = Protocol.TestCase
-TestProtocol.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestProtocol.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+
+
+def test_slots_of_a_lost_stream_are_not_taken_for_those_of_the_next() -> None:
+    """One transfer reads its last block after the stream was lost, while the other already has the next stream."""
+    protocol = Protocol()
+    world = protocol.world
+    protocol.begin([1, 1], 1, 1)
+    protocol._exchange()
+    while world.tasks:
+        world.encode(0)
+    protocol._exchange()
+    world.write()
+    world.write()
+    world.deliver_down(0)
+    world.cut()
+    world.notice()
+    first, second = world.asked.values()
+    world.run(second)
+    world.pass_time(1)
+    world.open(1, 1)
+    while first.outcome is None or not second.fetch.events.empty():
+        world.run(second)
+        world.run(first)
+    assert isinstance(first.outcome, np.ndarray)
+    assert world.streams[-1].slots.free == 1 and second.fetch._machine.held == ()
+    protocol.teardown()
