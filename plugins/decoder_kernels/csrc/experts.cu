@@ -5,6 +5,8 @@
 // is full of weights meanwhile. All blocks have to be resident at once: one a multiprocessor.
 #include <cuda_runtime.h>
 
+#include <type_traits>
+
 #include "decoder_kernels.h"
 #include "expert_plan.cuh"
 #include "launch.h"
@@ -22,7 +24,8 @@ constexpr int kDownTiles = kHidden / kDownRows;
 constexpr int kUpPiece = kRowTile / 2 * kHidden * 2, kDownPiece = kDownRows / 2 * kInner * 2;  // bytes
 static_assert(kDownPiece <= kUpPiece);
 constexpr int kDownSlices = kStreamWarps / 2;
-constexpr int kNextChunk = 255;  // of the counters: chunks taken; the ones before it count finished tiles of a unit
+// Of the counters: tiles taken of the shared part of each list; the others count a unit's finished gate and up tiles.
+constexpr int kUpsTaken = 254, kDownsTaken = 255;
 
 struct ExpertArguments {
   float* y;                     // [tokens * k, kHidden]
@@ -36,86 +39,119 @@ struct ExpertArguments {
   int tokens, k;
 };
 
-template <int kHalves>
+// kFew: no more tokens than rows of a unit, so that every token has its own row.
+template <int kHalves, bool kFew>
 struct ExpertShape {
-  static constexpr int kMaxPairs = kHalves == 1 ? 512 : 2048;
-  // Tiles that a block takes at once, from either list.
-  static constexpr int kChunk = kHalves == 1 ? 4 : 8;
-  static_assert(kUpTiles % kChunk == 0 && kDownTiles % kChunk == 0);
-  using Plan = ExpertPlan<kMaxPairs, kHalves * kHalfTile>;
+  static constexpr int kRows = kHalves * kHalfTile;
+  static constexpr int kMaxPairs = kFew ? 64 : kHalves == 1 ? 512 : 2048;
+  using Plan = ExpertPlan<kMaxPairs, kRows>;
+  using Planning = std::conditional_t<kFew, FewTokensPlan<kMaxPairs, kRows>, ManyTokensPlan<kMaxPairs, kRows, kStreamWarps>>;
   static constexpr int kBudget = kHalves == 1 ? kHalfBudget : kFullBudget;
   static constexpr int kStages = stages_that_fit<kHalves>(kBudget, kUpPiece, sizeof(Plan));
   using Memory = StreamMemory<kHalves, kStages, kUpPiece>;
-  using Scratch = ExpertPlanScratch<kStreamWarps>;
   struct Shared {
     Memory stream;
     Plan plan;
     // Of the plan, before the first sums are there.
-    __device__ Scratch& scratch() { return reinterpret_cast<Scratch&>(stream.partials); }
+    __device__ typename Planning::Scratch& scratch() {
+      return reinterpret_cast<typename Planning::Scratch&>(stream.partials);
+    }
   };
   static_assert(sizeof(Shared) <= kBudget);
-  static_assert(sizeof(Scratch) <= sizeof(Memory::partials));
+  static_assert(sizeof(typename Planning::Scratch) <= sizeof(Memory::partials));
 };
 
 // A stage's tag: a tile of gates and ups, of downs, or the end.
 constexpr int kDownTag = 1 << 30;
 constexpr int kEndTag = -1;
 
-// Chunks of tiles, first those of gates and ups, then those of downs, are taken by whichever block is ready.
-template <int kHalves>
+// The tiles of a block: first of gates and ups, then of downs. Three quarters of each list are divided among the blocks
+// beforehand, in long runs, for which tokens have to be loaded once or twice; the rest is taken in small pieces by
+// whichever block is ready, as some reach memory faster than others.
+template <typename Plan>
 class ExpertRows {
  public:
-  using Shape = ExpertShape<kHalves>;
-  static constexpr int kChunk = Shape::kChunk;
-
-  __device__ ExpertRows(const ExpertArguments& arguments, const typename Shape::Plan& plan)
-      : arguments_(arguments), plan_(plan), next_chunk_(static_cast<int>(blockIdx.x)) {}
+  __device__ ExpertRows(const ExpertArguments& arguments, const Plan& plan) : arguments_(arguments), plan_(plan) {
+    begin_list();
+  }
 
   __device__ __forceinline__ bool next(StageRows& rows) {
-    if (tile_ == end_ && !take_chunk()) {
-      if (ended_) return false;
-      ended_ = true;
-      rows = {nullptr, 0, kEndTag};
-      return true;
+    while (tile_ == end_) {
+      if (!take()) {
+        if (ended_) return false;
+        ended_ = true;
+        rows = {nullptr, 0, kEndTag};
+        return true;
+      }
     }
-    rows = {source_, downs_ ? kDownPiece : kUpPiece, downs_ ? kDownTag | tile_ : tile_};
-    source_ += 2 * rows.bytes;
+    if (row_ == tiles()) locate(tile_);
+    rows = {source_, piece(), downs_ ? kDownTag | tile_ : tile_};
+    source_ += 2 * piece();
+    ++row_;
     ++tile_;
     return true;
   }
 
  private:
-  __device__ __forceinline__ bool take_chunk() {
-    const int up_chunks = plan_.units * (kUpTiles / kChunk), down_chunks = plan_.units * (kDownTiles / kChunk);
-    const int chunk = __shfl_sync(~0u, next_chunk_, 0);
-    if (chunk >= up_chunks + down_chunks) return false;
-    if (threadIdx.x == 0) {  // asked for now, needed a chunk later
-      next_chunk_ = static_cast<int>(gridDim.x) + atomicAdd(arguments_.counters + kNextChunk, 1);
+  __device__ __forceinline__ int tiles() const { return downs_ ? kDownTiles : kUpTiles; }
+  __device__ __forceinline__ int piece() const { return downs_ ? kDownPiece : kUpPiece; }
+
+  __device__ __forceinline__ void begin_list() {
+    const int blocks = static_cast<int>(gridDim.x), all = plan_.units * tiles(), own = all / blocks;
+    const int fixed = own * 3 / 4;
+    piece_ = min(max(own / 8, 2), 8);
+    shared_ = fixed * blocks;
+    tile_ = fixed * static_cast<int>(blockIdx.x);
+    end_ = tile_ + fixed;
+    locate(tile_);
+    ask();
+  }
+
+  // Asks for the next small piece: the answer is there when the present one is used up.
+  __device__ __forceinline__ void ask() {
+    if (threadIdx.x == 0) taken_ = atomicAdd(arguments_.counters + (downs_ ? kDownsTaken : kUpsTaken), piece_);
+  }
+
+  __device__ __forceinline__ bool take() {
+    const int all = plan_.units * tiles();
+    tile_ = shared_ + __shfl_sync(~0u, taken_, 0);
+    if (tile_ >= all) {
+      if (downs_) {
+        tile_ = end_;
+        return false;
+      }
+      downs_ = true;
+      begin_list();
+      return true;
     }
-    downs_ = chunk >= up_chunks;
-    tile_ = (downs_ ? chunk - up_chunks : chunk) * kChunk;
-    end_ = tile_ + kChunk;
-    const int tiles = downs_ ? kDownTiles : kUpTiles;
-    const auto* weights = static_cast<const std::uint8_t*>(downs_ ? arguments_.down : arguments_.gate_up);
-    const std::int64_t tile = static_cast<std::int64_t>(plan_.expert[tile_ / tiles]) * tiles + tile_ % tiles;
-    source_ = weights + tile * 2 * (downs_ ? kDownPiece : kUpPiece);
+    end_ = min(tile_ + piece_, all);
+    locate(tile_);
+    ask();
     return true;
   }
 
+  __device__ __forceinline__ void locate(int tile) {
+    row_ = tile % tiles();
+    const int unit = min(tile / tiles(), plan_.units - 1);
+    const auto* weights = static_cast<const std::uint8_t*>(downs_ ? arguments_.down : arguments_.gate_up);
+    source_ = weights + (static_cast<std::int64_t>(plan_.expert[unit]) * tiles() + row_) * (2 * piece());
+  }
+
   const ExpertArguments& arguments_;
-  const typename Shape::Plan& plan_;
+  const Plan& plan_;
   const std::uint8_t* source_ = nullptr;
-  int next_chunk_, tile_ = 0, end_ = 0;
+  int tile_ = 0, end_ = 0, row_ = 0;       // next tile and the end of the present run; the tile's place in its unit
+  int piece_ = 0, shared_ = 0, taken_ = 0;  // tiles of a small piece; where they begin; the last answer
   bool downs_ = false, ended_ = false;
 };
 
-template <typename T, int kHalves>
+template <typename T, int kHalves, bool kFew>
 class Experts {
  public:
-  using Shape = ExpertShape<kHalves>;
+  using Shape = ExpertShape<kHalves, kFew>;
 
   __device__ Experts(const ExpertArguments& arguments, typename Shape::Shared& shared)
-      : arguments_(arguments), plan_(shared.plan), stream_(shared.stream, {arguments, shared.plan}),
+      : arguments_(arguments), plan_(shared.plan), stream_(shared.stream, ExpertRows<typename Shape::Plan>(arguments, shared.plan)),
         warp_(threadIdx.x / 32), lane_(threadIdx.x % 32) {}
 
   __device__ void run() {
@@ -126,11 +162,6 @@ class Experts {
  private:
   __device__ __forceinline__ int group() const { return lane_ / 4; }
   __device__ __forceinline__ int quad() const { return lane_ % 4; }
-
-  // The pair in a row of a unit's token tile, -1 beyond the last.
-  __device__ __forceinline__ int pair_of(int unit, int row) const {
-    return row < plan_.count[unit] ? plan_.order[plan_.first[unit] + row] : -1;
-  }
 
   // Works until a tag of another kind comes, and returns that.
   __device__ int gates_and_ups() {
@@ -144,14 +175,18 @@ class Experts {
       const int unit = tag / kUpTiles;
       if (unit != loaded) {
         report(loaded, unreported);
+        const bool fresh = !kFew || loaded < 0;
         loaded = unit;
         unreported = 0;
 #pragma unroll
         for (int half = 0; half < kHalves; ++half) {
-          const int pair = pair_of(unit, half * kHalfTile + group());
-          const T* row = static_cast<const T*>(arguments_.x) + static_cast<std::int64_t>(pair / arguments_.k) * kHidden;
+          const int row = half * kHalfTile + group(), pair = plan_.pairs[unit][row];
+          if (fresh) {
+            const int token = kFew ? (row < arguments_.tokens ? row : -1) : pair < 0 ? -1 : pair / arguments_.k;
+            const T* x = static_cast<const T*>(arguments_.x) + static_cast<std::int64_t>(token) * kHidden + k;
 #pragma unroll
-          for (int i = 0; i < kRuns; ++i) tokens[half][i] = pair >= 0 ? load_8(row + k + 32 * i) : uint4{};
+            for (int i = 0; i < kRuns; ++i) tokens[half][i] = token >= 0 ? load_8(x + 32 * i) : uint4{};
+          }
           pairs[half] = writes(half) ? pair : -1;
           weights[half] = pairs[half] >= 0 ? __ldcg(arguments_.chosen_weights + pair) : 0.f;
         }
@@ -210,7 +245,7 @@ class Experts {
         __syncwarp();
 #pragma unroll
         for (int half = 0; half < kHalves; ++half) {
-          const int pair = pair_of(unit, half * kHalfTile + group());
+          const int pair = plan_.pairs[unit][half * kHalfTile + group()];
           const T* row = static_cast<const T*>(arguments_.activations) + static_cast<std::int64_t>(pair) * kInner;
 #pragma unroll
           for (int i = 0; i < kRuns; ++i) tokens[half][i] = pair >= 0 ? load_8(row + k + 32 * i) : uint4{};
@@ -238,36 +273,40 @@ class Experts {
 
   const ExpertArguments& arguments_;
   const typename Shape::Plan& plan_;
-  WeightStream<kHalves, Shape::kStages, kUpPiece, ExpertRows<kHalves>> stream_;
+  WeightStream<kHalves, Shape::kStages, kUpPiece, ExpertRows<typename Shape::Plan>> stream_;
   const int warp_, lane_;
 };
 
-template <typename T, int kHalves>
+template <typename T, int kHalves, bool kFew>
 __global__ void __launch_bounds__(kStreamThreads, kHalves == 1 ? 2 : 1)
     experts_kernel(const ExpertArguments arguments) {
-  using Shape = ExpertShape<kHalves>;
+  using Shape = ExpertShape<kHalves, kFew>;
   extern __shared__ __align__(128) std::uint8_t shared_memory[];
   auto& shared = *reinterpret_cast<typename Shape::Shared*>(shared_memory);
   if (threadIdx.x == 0) shared.stream.init();
+  Shape::Planning::begin(shared.plan, shared.scratch());
   let_next_kernel_start();
+  __syncthreads();
   wait_for_previous_kernel();
-  make_expert_plan(shared.plan, shared.scratch(), arguments.chosen, arguments.tokens * arguments.k);
-  Experts<T, kHalves>(arguments, shared).run();
+  Shape::Planning::make(shared.plan, shared.scratch(), arguments.chosen, arguments.tokens, arguments.k);
+  Experts<T, kHalves, kFew>(arguments, shared).run();
 }
 
-template <typename T, int kHalves>
+template <typename T, int kHalves, bool kFew>
 cudaError_t launch_experts(const ExpertArguments& arguments, cudaStream_t stream) {
-  if (arguments.tokens * arguments.k > ExpertShape<kHalves>::kMaxPairs) return cudaErrorInvalidValue;
-  return launch(experts_kernel<T, kHalves>, dim3(multiprocessor_count()), kStreamThreads,
-                sizeof(typename ExpertShape<kHalves>::Shared), 1, stream, arguments);
+  using Shape = ExpertShape<kHalves, kFew>;
+  if (arguments.tokens * arguments.k > Shape::kMaxPairs) return cudaErrorInvalidValue;
+  return launch(experts_kernel<T, kHalves, kFew>, dim3(multiprocessor_count()), kStreamThreads,
+                sizeof(typename Shape::Shared), 1, stream, arguments);
 }
 
 // By how many tokens an expert has where all are chosen alike, with room for the fuller ones: half tiles of a unit.
 template <typename T>
 cudaError_t dispatch_experts(const ExpertArguments& arguments, cudaStream_t stream) {
-  if (arguments.tokens <= 48) return launch_experts<T, 1>(arguments, stream);
-  if (arguments.tokens <= 96) return launch_experts<T, 2>(arguments, stream);
-  return launch_experts<T, 4>(arguments, stream);
+  if (arguments.tokens <= 8 && arguments.k <= 8) return launch_experts<T, 1, true>(arguments, stream);
+  if (arguments.tokens <= 48) return launch_experts<T, 1, false>(arguments, stream);
+  if (arguments.tokens <= 96) return launch_experts<T, 2, false>(arguments, stream);
+  return launch_experts<T, 4, false>(arguments, stream);
 }
 
 }  // namespace

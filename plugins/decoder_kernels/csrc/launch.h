@@ -17,8 +17,9 @@ inline int multiprocessor_count() {
   return count;
 }
 
-// Allows a kernel its dynamic shared memory and clusters of any size, once for each kernel and device.
-inline cudaError_t allow(const void* kernel, std::size_t shared_bytes, int cluster) {
+// Allows a kernel its dynamic shared memory, once for each kernel and device. All kernels ask for the same division of a
+// multiprocessor's memory into cache and shared memory: with another one, a kernel can't start beside the one before it.
+inline cudaError_t allow(const void* kernel, std::size_t shared_bytes) {
   static std::mutex mutex;
   static std::set<std::pair<const void*, int>> allowed;
   int device = 0;
@@ -27,8 +28,8 @@ inline cudaError_t allow(const void* kernel, std::size_t shared_bytes, int clust
   if (allowed.count({kernel, device}) != 0) return cudaSuccess;
   const int bytes = static_cast<int>(shared_bytes);
   cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  if (status == cudaSuccess && cluster > 1) {
-    status = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  if (status == cudaSuccess) {
+    status = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
   }
   if (status == cudaSuccess) allowed.insert({kernel, device});
   return status;
@@ -37,7 +38,7 @@ inline cudaError_t allow(const void* kernel, std::size_t shared_bytes, int clust
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, int threads, std::size_t shared_bytes, int cluster,
                    cudaStream_t stream, const Arguments&... arguments) {
-  const cudaError_t status = allow(reinterpret_cast<const void*>(kernel), shared_bytes, cluster);
+  const cudaError_t status = allow(reinterpret_cast<const void*>(kernel), shared_bytes);
   if (status != cudaSuccess) return status;
   cudaLaunchAttribute attributes[2];
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;

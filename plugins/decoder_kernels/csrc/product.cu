@@ -57,6 +57,7 @@ __global__ void __launch_bounds__(kStreamThreads, kHalves == 1 ? 2 : 1)
   WeightStream<kHalves, Shape::kStages, Shape::kPieceBytes, ProductRows<Shape::kPieceBytes>> stream(
       shared, {static_cast<const std::uint8_t*>(arguments.weights), tiles});
   stream.start();  // weights depend on no kernel: their copies start before the previous one has ended
+  if (tiles.end - tiles.begin <= 2 * Shape::kStages) stream.prefetch(Shape::kStages);
 
   const int group = lane / 4, quad = lane % 4;  // of a fragment: row, and place among the four that share it
   const int k = warp * kSlice + quad * 8;

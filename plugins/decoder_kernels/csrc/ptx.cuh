@@ -65,6 +65,11 @@ __device__ __forceinline__ void bulk_copy(void* target, const void* source, std:
       : "memory");
 }
 
+// Brings `bytes` (a multiple of 16) into the second-level cache.
+__device__ __forceinline__ void bulk_prefetch(const void* source, std::uint32_t bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(source), "r"(bytes) : "memory");
+}
+
 // The address of another block's shared variable, in the shared memory of the cluster.
 __device__ __forceinline__ std::uint32_t cluster_address(const void* pointer, int rank) {
   std::uint32_t address;

@@ -19,7 +19,7 @@ namespace cg = cooperative_groups;
 constexpr int kExperts = 128;
 constexpr int kRanks = 8;
 constexpr int kExpertsPerBlock = kExperts / kRanks;
-constexpr int kWarps = 8;
+constexpr int kWarps = 16;
 constexpr int kThreads = kWarps * 32;
 constexpr int kTokens = 16;
 
@@ -93,7 +93,7 @@ __device__ __forceinline__ void choose(const float* logits, int k, std::int32_t*
 }
 
 template <typename T, int kHalves>
-__global__ void __launch_bounds__(kThreads, kHalves == 1 ? 2 : 1) router_kernel(const RouterArguments arguments) {
+__global__ void __launch_bounds__(kThreads, 1) router_kernel(const RouterArguments arguments) {
   constexpr int kSlice = kHidden / kWarps, kRuns = kSlice / 32;
   static_assert(kSlice % 32 == 0);
   extern __shared__ __align__(128) std::uint8_t shared_memory[];

@@ -107,6 +107,17 @@ class WeightStream {
     for (int i = 0; i < kStages; ++i) copy(i);
   }
 
+  // Brings up to `stages` of what does not fit the ring yet into the second-level cache. For a few at the start only: a
+  // long stream is slower for it.
+  __device__ __forceinline__ void prefetch(int stages) {
+    if (threadIdx.x != 0) return;
+    Source ahead = source_;
+    StageRows rows;
+    for (int i = 0; i < stages && ahead.next(rows); ++i) {
+      bulk_prefetch(rows.source, static_cast<std::uint32_t>(2 * rows.bytes));
+    }
+  }
+
   // Waits for the next stage; returns its tag.
   __device__ __forceinline__ int wait() {
     barrier_wait(&memory_.full[stage_], parity_);
