@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,10 +15,14 @@ from tests.support.encode_jobs import DESCRIPTION
 from tests.support.encode_servers import encode_server
 from triton_repo.handoff.receiver import EncodeConnection
 from triton_repo.handoff.settings import ReceiverSettings
+from triton_repo.handoff.transports.nixl import PACKAGES
 
 # Small, so that the rows of a small image take many blocks and more than all the slots.
 SETTINGS = ReceiverSettings(block_bytes=4096, buffer_bytes=4 * 4096, connect_seconds=20)
 SECONDS = 60
+NIXL = pytest.mark.skipif(not any(importlib.util.find_spec(package) for package in PACKAGES),
+                          reason="NIXL is not installed: `pip install --no-deps nixl-cu12`")
+TRANSPORTS = ("grpc", "shared_memory", pytest.param("nixl", marks=NIXL))
 
 Connect = Callable[..., EncodeConnection]
 

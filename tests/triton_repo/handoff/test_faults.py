@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.encode_jobs import make_job, rows_of
 from tests.support.tcp_proxy import TcpProxy
-from tests.triton_repo.handoff.conftest import SECONDS, SETTINGS, soon, wait_until
+from tests.triton_repo.handoff.conftest import SECONDS, SETTINGS, TRANSPORTS, soon, wait_until
 from triton_repo.handoff.errors import CorruptBlock, ProtocolError, TypeMismatch, Unreachable, VersionMismatch
 from triton_repo.handoff.receiver import EncodeConnection
 from triton_repo.handoff.states import State
@@ -45,7 +45,7 @@ def test_delayed(proxy, connect) -> None:
     check(connect(proxy.url, settings=QUICK), make_job(1, LARGE), make_job(2))
 
 
-@pytest.mark.parametrize("transport", ["grpc", "shared_memory"])
+@pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("reset", [True, False])
 def test_broken_in_mid_block_goes_on_where_it_was(proxy, connect, reset: bool, transport: str) -> None:
     proxy.reset = reset
@@ -99,7 +99,7 @@ def test_silence_is_noticed(proxy, connect) -> None:
     assert proxy.connections >= 2
 
 
-@pytest.mark.parametrize("transport", ["grpc", "shared_memory"])
+@pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("fault", ["duplicate", "reorder", "corrupt", "lose"])
 def test_faulty_sender_does_not_spoil_rows(start, connect, fault: str, transport: str) -> None:
     connection = connect(start(fault).url, transport, replace(QUICK, stall_seconds=0.1))
@@ -133,7 +133,7 @@ def hold_slots(connection: EncodeConnection) -> list[int]:
     return [pool._free.pop() for _ in range(connection._stream.buffers.slots - 1)]
 
 
-@pytest.mark.parametrize("transport", ["grpc", "shared_memory"])
+@pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("state", [State.BOOTSTRAPPING, State.WAITING, State.TRANSFERRING])
 def test_killed_server_in_each_state(start, connect, tmp_path: Path, state: State, transport: str) -> None:
     """The transfer goes on with the server that takes its place; without one it is an error, and soon."""

@@ -11,7 +11,7 @@ import pytest
 
 from qwen3vl.errors import ArtifactError, InvalidRequest, Overloaded
 from tests.support.encode_jobs import DESCRIPTION, make_job, rows_of
-from tests.triton_repo.handoff.conftest import SECONDS, SETTINGS, soon, wait_until
+from tests.triton_repo.handoff.conftest import SECONDS, SETTINGS, TRANSPORTS, soon, wait_until
 from triton_repo.handoff.errors import (
     Busy,
     Cancelled,
@@ -25,8 +25,6 @@ from triton_repo.handoff.errors import (
 )
 from triton_repo.handoff.job import RowsDescription
 from triton_repo.handoff.settings import ReceiverSettings
-
-TRANSPORTS = ("grpc", "shared_memory")
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
