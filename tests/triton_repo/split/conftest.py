@@ -56,6 +56,7 @@ class SplitDeployment:
     """Attributes:
         language: the server that clients ask.
         hosts: its encode servers.
+        listed: what it is told of them.
     """
 
     def __init__(self, build: Path, hosts: list[EncodeHost]) -> None:
@@ -65,7 +66,19 @@ class SplitDeployment:
         self.language = LiveServer(build, Role.LANGUAGE)
 
     def list_hosts(self, hosts: list[EncodeHost]) -> None:
-        write_servers(self._list, [host.address for host in hosts])
+        self.list_addresses([host.address for host in hosts])
+
+    def list_addresses(self, addresses: list[str]) -> None:
+        """Change what the language server knows of; it notices in a second or so."""
+        write_servers(self._list, addresses)
+        self.listed = addresses
+
+    def use(self, addresses: list[str]) -> None:
+        """Make the language server forget the encode servers that it has, and give it others, which are ready."""
+        self.list_addresses([])
+        self.language.wait_for(lambda metrics: metrics["encode_servers_listed"] == 0)
+        self.list_addresses(addresses)
+        self.wait_for_hosts(len(addresses))
 
     def wait_for_hosts(self, ready: int) -> None:
         """Wait until so many encode servers are used by the language server."""
@@ -109,12 +122,13 @@ def running_split(split_build: Path) -> Iterator[SplitDeployment]:
 def split(running_split: SplitDeployment) -> Iterator[SplitDeployment]:
     """The deployment, whole; a test may kill encode servers and change the list, and must leave nothing under way."""
     yield running_split
-    running_split.list_hosts(running_split.hosts)
     for host in running_split.hosts:
         if host.killed:
             host.start()
     for host in running_split.hosts:
         host.wait_ready()
+    if running_split.listed != (hosts := [host.address for host in running_split.hosts]):
+        running_split.use(hosts)
     running_split.wait_for_hosts(2)
     running_split.language.wait_for(lambda metrics: not any(metrics[name] for name in (
         "encode_outstanding_rows", "decoder_active_slots", "decoder_queued_requests")))
