@@ -13,7 +13,9 @@ from engines.fidelity.cases import Case, make_cases
 from engines.fidelity.comparison import Result, Tolerance
 from engines.fidelity.decoders import checked_decoder
 from engines.fidelity.expected import LOGITS, Expected, expectations, kept_expectations
+from engines.fidelity.next_token import next_token_results
 from engines.vision_encoder import vision_encoder
+from export.precision import wide_precision
 from qwen3vl.limits import Limits
 from qwen3vl.processor import Processor
 from qwen3vl.sampling import SamplingParams
@@ -51,6 +53,7 @@ class Check:
                 yield from self._visual_rows(case, expected, request.visual_rows)
                 logits = self.logits[case.name] = self._decoder.prefill(request)
                 yield self._tolerance(expected, LOGITS).compare(case.name, "prefill logits", logits, expected.logits)
+                yield from next_token_results(case.name, logits, expected.logits, expected.exact_logits)
                 yield from self._canary(case, expected, request, logits)
                 yield self._greedy(case, expected, request)
             level = f"prefill logits in chunks of {self._decoder.chunk_tokens}"
@@ -66,7 +69,8 @@ class Check:
                                  SamplingParams(max_tokens=GREEDY_TOKENS))
 
     def _tolerance(self, expected: Expected, level: str) -> Tolerance:
-        return Tolerance(self._precision, expected.noise.get(level, 0.0))
+        precision = self._precision if level == LOGITS else wide_precision(self._precision)
+        return Tolerance(precision, expected.noise.get(level, 0.0))
 
     def _visual_rows(self, case: Case, expected: Expected, rows: np.ndarray) -> Iterator[Result]:
         step = self._rows_per_token

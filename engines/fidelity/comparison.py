@@ -14,7 +14,7 @@ LARGEST_DIFFERENCE = 1e-4
 NOISE_FACTOR = 3
 LEAST_NOISE = 1e-3
 # Without DeepStack's rows the logits must differ by this many times what is allowed.
-CANARY_FACTOR = {"fp32": 10, "fp16": 2, "bf16": 2, "int8": 2, "int4": 1.5}
+CANARY_FACTOR = {"fp32": 10, "fp16": 2, "bf16": 2, "int8": 2, "int4": 2}
 # A token may be another one than the reference's where the reference's logits of both differ by less than rounding may
 # make of them: by this many times the allowed root mean square.
 TIE_FACTOR = 2

@@ -11,21 +11,24 @@ import transformers
 
 from engines.fidelity.cases import Case
 from engines.fidelity.rounded_weights import round_weights
-from export.precision import QUANTISED, wide_precision
+from export.quantisation.scheme import Quantisation
 from qwen3vl.checkpoint import Checkpoint
 from qwen3vl.config import ModelConfig
 from qwen3vl.errors import ArtifactError
 from qwen3vl.images import ImageSettings, normalise
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 class Reference:
     """The checkpoint as `transformers` runs it. It gets token ids and pixels only; positions are its own.
 
     Args:
-        precision: a key of `DTYPES`, or of `QUANTISED` for float32 with the decoder's weights rounded to what those
-            integers stand for; results are float32 all the same.
+        precision: a key of `DTYPES`; results are float32 all the same.
+
+    Attributes:
+        description: what it is.
 
     Raises:
         ArtifactError: the checkpoint does not fit into the free memory in that precision.
@@ -33,13 +36,17 @@ class Reference:
 
     def __init__(self, checkpoint: Path, precision: str = "fp32"):
         self.config = ModelConfig.from_checkpoint(checkpoint)
-        self._images, self._dtype = ImageSettings.from_checkpoint(checkpoint), DTYPES[wide_precision(precision)]
-        _require_memory(checkpoint, wide_precision(precision))
+        self._images, self._dtype = ImageSettings.from_checkpoint(checkpoint), DTYPES[precision]
+        self.description = f"transformers {transformers.__version__}, {NAMES[precision]}, CPU"
+        _require_memory(checkpoint, precision)
         transformers.utils.logging.disable_progress_bar()
         self.model = transformers.Qwen3VLMoeForConditionalGeneration.from_pretrained(checkpoint, dtype=self._dtype)
         self.model.eval()
-        if precision in QUANTISED:
-            round_weights(self.model, self.config, QUANTISED[precision])
+
+    def round_weights(self, quantisation: Quantisation) -> None:
+        """Round the decoder's weights to what the integers of that quantisation stand for; the rest stays as it is."""
+        round_weights(self.model, self.config, quantisation)
+        self.description += f", weights rounded to {quantisation.weights.bits} bits"
 
     @torch.no_grad()
     def visual_rows(self, case: Case) -> np.ndarray:
@@ -86,11 +93,6 @@ class Reference:
 
     def _pixels(self, patches: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(normalise(patches, self._images)).to(self._dtype)
-
-
-def description() -> str:
-    """What the reference is."""
-    return f"transformers {transformers.__version__}, float32, CPU"
 
 
 def _require_memory(checkpoint: Path, precision: str) -> None:
