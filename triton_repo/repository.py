@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from export.trtllm.plan import CACHE_PERCENT
 from qwen3vl.config import ModelConfig
 from qwen3vl.errors import ArtifactError
 from qwen3vl.limits import Limits
@@ -101,7 +102,7 @@ class Options:
     row_cache_mib: int = 1024
     encode_seconds: int = 30
     transport: str = "grpc"
-    cache_percent: int = 80
+    cache_percent: int = CACHE_PERCENT
 
     def __post_init__(self) -> None:
         for name, least in (("slots", 1), ("threads", 0), ("stall_ms", 1), ("preprocess_instances", 1),

@@ -16,8 +16,9 @@ GIB = 2**30
 WEIGHT_ONLY_BYTES = {"int8": 1.0, "int4": 0.5}
 # CUDA context, NCCL, the libraries' kernels and TensorRT's own scratch memory on each GPU: an allowance.
 RESERVED_BYTES = 2 * GIB
-# TensorRT-LLM's default share of the memory left that it takes for the key-value cache.
-CACHE_FRACTION = 0.9
+# Share of the memory left that the key-value cache takes, where `qwen3vl compose` is not told another. TensorRT-LLM's own
+# default is 90; here the vision encoder's scratch memory comes into the rest too.
+CACHE_PERCENT = 80
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class MemoryPlan:
 
     def cached_tokens(self, gpu_bytes: float) -> int:
         """Tokens that the key-value cache of GPUs of this size holds; 0 where the rest does not fit."""
-        return max(0, int(CACHE_FRACTION * (gpu_bytes - self.without_cache) / self.cache_per_token))
+        return max(0, int(CACHE_PERCENT / 100 * (gpu_bytes - self.without_cache) / self.cache_per_token))
 
 
 def choose_parallelism(config: ModelConfig, gpus: int) -> Parallelism:
