@@ -162,7 +162,7 @@ def test_two_paths_agree_within_the_precision_s_noise(tmp_path: Path) -> None:
     empty = np.empty((0, 9), np.float32)
     folder = tmp_path / "expected/abc"
     folder.mkdir(parents=True)
-    Expected("", empty, logits, np.empty(0, np.int32), empty, {LOGITS: 0.01}).save(folder / "bf16-text.npz")
+    Expected("", empty, logits, np.empty(0, np.int32), empty, {LOGITS: 0.01}, empty).save(folder / "bf16-text.npz")
     np.savez(tmp_path / "a.npz", text=logits)
     for factor, passed in ((1.02, True), (1.05, False)):
         np.savez(tmp_path / "b.npz", text=logits * factor)
