@@ -193,6 +193,9 @@ class World:
 
     def deliver_down(self, index: int) -> None:
         stream, message = self.down.pop(index)
+        if isinstance(message, messages.Rejected):
+            self.cut()
+            return
         asked = self.asked[message.transfer]
         if isinstance(message, messages.Closed):
             stream.quarantine.closed(message.transfer)
@@ -233,8 +236,8 @@ class World:
             asked.failed |= asked.job.image_hash == task.job.image_hash
         task.deliver(RuntimeError("the engine broke"))
 
-    def write(self) -> None:
-        """Half a block: the first half of the next, or the second half of the one that was begun."""
+    def write(self, error: str | None = None) -> None:
+        """Half a block: the first half of the next, or the second half of the one that was begun, if nothing fails."""
         if self._writing is None:
             if self.writes:
                 self._writing = self.writes.pop(0)
@@ -242,8 +245,9 @@ class World:
             return
         stream, write = self._writing
         self._writing = None
-        self._put(stream, write, second_half=True)
-        self.sender.written(write, None, checksum(write.rows), None)
+        if error is None:
+            self._put(stream, write, second_half=True)
+        self.sender.written(write, None, checksum(write.rows), error)
 
     def _put(self, stream: Stream, write: PendingWrite, second_half: bool) -> None:
         slot, half = write.block.slot, len(write.rows) // 2

@@ -63,7 +63,7 @@ class ReceiverTransfer:
         self._missing: deque[TokenRange] = deque([TokenRange(0, tokens)])
         self._granted: dict[int, GrantedBlock] = {}
         self._revoked: list[int] = []
-        self._numbers = self._unanswered = self._corrupt = self._stalls = 0
+        self._numbers = self._unanswered = self._corrupt = self._stalls = self._breaks = 0
         self._known = False
         self._heard = 0.0
 
@@ -93,9 +93,9 @@ class ReceiverTransfer:
         self._revoked.clear()
         self.connected = False
         self._heard = now
-        if self._unanswered >= self._patience.attempts:
+        if self._breaks >= self._patience.attempts:
             return self.fail(error)
-        self._unanswered += 1
+        self._breaks += 1
         self.state = State.BOOTSTRAPPING
         return Step()
 
@@ -170,7 +170,7 @@ class ReceiverTransfer:
                     f"{self._corrupt} blocks of one image arrived with a wrong checksum, the last with tokens "
                     f"{granted.first} to {granted.end - 1}: look for failing memory or network hardware")))
             return Step(free=(granted.slot,))
-        self._stalls = 0
+        self._stalls = self._breaks = 0
         if self._missing or self._granted:
             return Step(free=(granted.slot,))
         self.state = State.SUCCESS

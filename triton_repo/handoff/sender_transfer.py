@@ -10,8 +10,8 @@ from collections import deque
 from dataclasses import dataclass
 
 from triton_repo.handoff.blocks import GrantedBlock
-from triton_repo.handoff.errors import HandoffError, ProtocolError, TransportFailed
-from triton_repo.handoff.messages import Accepted, Closed, Failed, Message
+from triton_repo.handoff.errors import HandoffError, ProtocolError, Unreachable
+from triton_repo.handoff.messages import Accepted, Closed, Failed, Message, Rejected
 from triton_repo.handoff.states import State
 
 
@@ -135,7 +135,9 @@ class SenderTransfer:
         if not self.attached or self.state is not State.TRANSFERRING:
             return []
         if error is not None:
-            return self.fail(TransportFailed(error))
+            # The way to this stream's buffers is broken: the receiver is to make another.
+            self._granted.clear()
+            return [Rejected(Unreachable.code, f"a block could not be written: {error}")]
         return [SayBlock(self.attempt, block), *self._next_write()]
 
     def closed(self, state: State) -> list[Action]:

@@ -27,7 +27,8 @@ class ReceiverSettings(_Positive):
         missed_heartbeats: unanswered in a row, after which the connection counts as broken.
         stall_seconds: without a word about a transfer, after which it is asked for again; twice as long each time
             that this brings no block.
-        attempts: to get a transfer going again, without a word in between, after which it fails.
+        attempts: to get a transfer going again, after which it fails: on the same stream without an answer, or on
+            another one without a block in between.
         corrupt_blocks: of one transfer, after which it fails.
     """
 

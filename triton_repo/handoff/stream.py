@@ -26,7 +26,7 @@ from triton_repo.handoff.messages import Message
 from triton_repo.handoff.quarantine import Quarantine
 from triton_repo.handoff.settings import ReceiverSettings
 from triton_repo.handoff.slots import SlotPool
-from triton_repo.handoff.transports import receive_buffers
+from triton_repo.handoff.transports import ReceiveBuffers, receive_buffers
 from triton_repo.repository import ENCODE
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,9 @@ class Stream:
                  on_message: OnMessage, on_lost: Callable[[Stream, HandoffError], None]) -> None:
         self.session, self.instance = secrets.token_hex(8), ""
         self._url, self._settings, self._on_message, self._on_lost = url, settings, on_message, on_lost
-        self.buffers = receive_buffers(transport, settings.block_bytes, settings.buffer_bytes)
+        self._channel = grpc.insecure_channel(url, OPTIONS)
+        service = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self.buffers = self._buffers(service, transport)
         self.slots = SlotPool(self.buffers.slots)
         self.quarantine = Quarantine(self.slots.give_back)
         self._outgoing: queue.SimpleQueue[service_pb2.ModelInferRequest | None] = queue.SimpleQueue()
@@ -76,8 +78,7 @@ class Stream:
         self._lost: HandoffError | None = None
         self._ended = threading.Event()
         self._pings = 0
-        self._channel = grpc.insecure_channel(url, OPTIONS)
-        self._call = service_pb2_grpc.GRPCInferenceServiceStub(self._channel).ModelStreamInfer(self._requests())
+        self._call = service.ModelStreamInfer(self._requests())
         threading.Thread(target=self._read, name="handoff stream", daemon=True).start()
         self._open(transport, description)
         threading.Thread(target=self._beat, name="handoff heartbeat", daemon=True).start()
@@ -140,6 +141,18 @@ class Stream:
         self._on_lost(self, self._lost)
         self.buffers.close()
         self._channel.close()
+
+    def _buffers(self, service: service_pb2_grpc.GRPCInferenceServiceStub, transport: str) -> ReceiveBuffers:
+        """Block buffers, once the server is there: a transport looks at the networks that are there."""
+        try:
+            service.ServerLive(service_pb2.ServerLiveRequest(), timeout=self._settings.connect_seconds)
+            return receive_buffers(transport, self._settings.block_bytes, self._settings.buffer_bytes)
+        except grpc.RpcError as failure:
+            self._channel.close()
+            raise Unreachable(f"{self._url}: {failure.details() or failure.code().name}") from None
+        except BaseException:
+            self._channel.close()
+            raise
 
     def _open(self, transport: str, description: RowsDescription) -> None:
         self.send(messages.Open(self.session, dataclasses.asdict(description), self._settings.heartbeat_seconds,

@@ -72,9 +72,9 @@ class Protocol(RuleBasedStateMachine):
         if under_way:
             under_way.extend([under_way.pop(index % len(under_way))] * count)
 
-    @rule(index=INDEX, event=st.sampled_from(["cancel", "heartbeat", "fail", "corrupt"]))
+    @rule(index=INDEX, event=st.sampled_from(["cancel", "heartbeat", "fail", "corrupt", "write"]))
     def disturb(self, index: int, event: str) -> None:
-        """The receiver does not want rows any more, the encoder fails, memory is damaged."""
+        """The receiver does not want rows any more, the encoder or a write fails, memory is damaged."""
         world = self.world
         if event == "cancel":
             world.cancel(self._one(index))
@@ -82,6 +82,8 @@ class Protocol(RuleBasedStateMachine):
             world.heartbeat()
         elif event == "corrupt":
             world.corrupt(index)
+        elif event == "write":
+            world.write("out of reach")
         elif world.tasks:
             world.fail(index % len(world.tasks))
 

@@ -7,7 +7,18 @@ import pytest
 from tests.support.encode_jobs import make_job
 from triton_repo.handoff.blocks import GrantedBlock
 from triton_repo.handoff.errors import CorruptBlock, EncodeFailed, Unreachable
-from triton_repo.handoff.messages import Accepted, Block, Cancel, Closed, Failed, Grant, Release, Request, Resume
+from triton_repo.handoff.messages import (
+    Accepted,
+    Block,
+    Cancel,
+    Closed,
+    Failed,
+    Grant,
+    Rejected,
+    Release,
+    Request,
+    Resume,
+)
 from triton_repo.handoff.receiver_transfer import Patience, ReceiverTransfer, Step
 from triton_repo.handoff.sender_transfer import Encode, Forget, SayBlock, SayReady, SenderTransfer, Write
 from triton_repo.handoff.states import State
@@ -91,9 +102,16 @@ def test_receiver_gives_up_when_nobody_answers(receiver) -> None:
 
 
 def test_receiver_gives_up_after_lost_streams(receiver) -> None:
-    for _ in range(2):
+    receiver.stream_lost(Unreachable("gone"), 1)
+    receiver.stream_opened("s2", 3, 1)
+    receiver.ready(2, "e", 1)
+    receiver.grant([0], 1)
+    receiver.read(block_of(3, 0, 0, 3, 2), True, 1)
+    for attempt in (3, 4):
         assert receiver.stream_lost(Unreachable("gone"), 1) == Step()
         assert receiver.held == () and receiver.state is State.BOOTSTRAPPING
+        receiver.stream_opened("s3", 3, 1)
+        receiver.ready(attempt, "e", 1)
     receiver.stream_lost(Unreachable("gone"), 1)
     assert str(receiver.error) == "gone"
 
@@ -185,8 +203,10 @@ def test_closing_waits_for_the_block_being_written(sender, state: State) -> None
     assert sender.state is state
 
 
-def test_block_that_cannot_be_written_ends_the_transfer(sender) -> None:
-    assert sender.written("no such memory") == [Failed("t", 1, "transport_failed", "no such memory")]
+def test_block_that_cannot_be_written_ends_the_stream(sender) -> None:
+    assert sender.written("no such memory") == [Rejected("unreachable", "a block could not be written: no such memory")]
+    sender.detached(1)
+    assert sender.asked(2) == [Accepted("t", 2), SayReady(2)]
 
 
 @pytest.mark.parametrize("wrong", [GrantedBlock(5, 0, 8, 3), GrantedBlock(5, 0, -1, 3), GrantedBlock(5, 0, 3, 0)])
