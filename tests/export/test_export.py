@@ -44,19 +44,21 @@ def read_artifacts(build: Path) -> dict:
     return json.loads((build / "manifest.json").read_text())["artifacts"]
 
 
-def start_export(checkpoint: Path, output: Path, **options) -> subprocess.Popen:
+def start_export(checkpoint: Path, output: Path, precision: str, **options) -> subprocess.Popen:
     script = "import sys; from pathlib import Path; from export.exporter import export; " \
-             "export(Path(sys.argv[1]), Path(sys.argv[2]))"
-    return subprocess.Popen([sys.executable, "-c", script, str(checkpoint), str(output)], stderr=subprocess.PIPE,
-                            text=True, **options)
+             "export(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])"
+    return subprocess.Popen([sys.executable, "-c", script, str(checkpoint), str(output), precision],
+                            stderr=subprocess.PIPE, text=True, **options)
 
 
-def test_a_checkpoint_larger_than_memory_exports_and_a_killed_export_goes_on(large_checkpoint: Path, tmp_path: Path):
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_a_checkpoint_larger_than_memory_exports_and_a_killed_export_goes_on(large_checkpoint: Path, tmp_path: Path,
+                                                                             precision: str):
     def limit() -> None:  # private memory; the checkpoint is only mapped
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
 
     output = tmp_path / "build"
-    first = start_export(large_checkpoint, output, preexec_fn=limit)
+    first = start_export(large_checkpoint, output, precision, preexec_fn=limit)
     while not (output / "onnx/decoder.weights/layer-000.bin").exists():
         assert first.poll() is None, first.stderr.read()
         time.sleep(0.002)
@@ -66,7 +68,7 @@ def test_a_checkpoint_larger_than_memory_exports_and_a_killed_export_goes_on(lar
     done = {name: entry["state"] for name, entry in read_artifacts(output).items()}
     assert "onnx/vision_encoder.onnx" in done and "onnx/decoder.weights/head.bin" not in done
 
-    second = start_export(large_checkpoint, output, preexec_fn=limit)
+    second = start_export(large_checkpoint, output, precision, preexec_fn=limit)
     _, errors = second.communicate()
     assert second.returncode == 0, errors
     artifacts = read_artifacts(output)
