@@ -12,7 +12,7 @@ reference and composes the model repository build/<name>/triton_repo. What is al
 
   --name NAME        name of the folder in build/ (default: the checkpoint folder's name)
   --target TARGET    what the engines run on: cpu (default: cpu)
-  --precision TYPE   type of weights and activations: fp32 (default: fp32)
+  --precision TYPE   fp32, or int4 or int8 for the decoder's weights (default: fp32; see docs/precision.md)
   --no-check         do not compare with the reference (needs neither torch nor transformers then)
   --serve            keep serving: HTTP on 127.0.0.1:8000, gRPC on :8001, metrics on :8002
   --demo             serve, ask a question about a sample picture, print the streamed answer, shut down
