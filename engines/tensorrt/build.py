@@ -22,7 +22,7 @@ from engines.tensorrt.progress import progress_monitor
 from engines.tensorrt.record import ENGINE_FILE, LAYERS_FILE, EngineRecord, TensorInfo
 from engines.tensorrt.rewrite import use_basic_operators
 from export.build_folder import BuildFolder
-from export.exporter import PRECISIONS
+from export.precision import PRECISIONS, wide_precision
 from qwen3vl.config import ModelConfig, VisionConfig
 from qwen3vl.errors import ArtifactError
 from qwen3vl.images import ImageSettings
@@ -72,7 +72,7 @@ def build_vision_engine(build: BuildFolder, options: TensorRTOptions) -> bool:
         ArtifactError: TensorRT is missing or refuses the graph, or there is no GPU to build for.
     """
     trt = load_tensorrt(options.flavour)
-    config, precision = ModelConfig.from_dict(build.manifest["config"]), build.manifest["precision"]
+    config, precision = ModelConfig.from_dict(build.manifest["config"]), wide_precision(build.manifest["precision"])
     pixels = options.max_image_pixels or _largest_image(build.path / "processor")
     profiles = derive_profiles(config.vision, pixels, options.max_frames)
     capabilities = _target_capabilities(trt, options)
