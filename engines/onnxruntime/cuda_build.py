@@ -21,8 +21,6 @@ from qwen3vl.errors import ArtifactError
 
 # Goes up when engines of the same graph come out differently.
 RECIPE = 1
-# Weights lie on pages, so that they are mapped from the file.
-ALIGNMENT = 4096
 KERNEL_PRECISIONS = ("fp16", "bf16")
 
 
@@ -63,7 +61,7 @@ def build_cuda_vision_engine(build: BuildFolder, options: CudaBuildOptions) -> b
         folder.mkdir()
         model = ir.load(source)
         fuse_for_cuda(model, kernels=library is not None)
-        ir.save(model, folder / ENGINE_FILE, external_data=WEIGHTS_FILE, alignment=ALIGNMENT, align_threshold=ALIGNMENT)
+        ir.save(model, folder / ENGINE_FILE, external_data=WEIGHTS_FILE)
         if library is not None:
             shutil.copyfile(library, folder / KERNEL_LIBRARY)
         if has_cuda():

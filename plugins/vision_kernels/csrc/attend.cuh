@@ -1,8 +1,8 @@
 // softmax(q k') v over tiles, in one pass over the keys with running maxima and sums (FlashAttention).
 //
-// A thread block has one warpgroup that loads and kGroups that attend. Each of these multiplies its 64 queries with a tile
-// of 128 keys while the weights of the tile before are still being multiplied with their values, and takes exponentials
-// meanwhile; the others fill what gaps that leaves.
+// A thread block has one warpgroup that loads and kGroups that attend. Each of these multiplies its 64 queries with a
+// tile of 128 keys while the weights of the tile before are still being multiplied with their values, and takes
+// exponentials meanwhile; the others fill what gaps that leaves.
 #pragma once
 
 #include "elements.cuh"
@@ -48,8 +48,8 @@ struct AttendArguments {
   Schedule schedule;
 };
 
-// What a warpgroup knows of its 64 queries. A thread has two of their rows (8 apart), of each every fourth pair of columns:
-// element 4 j + 2 r + e is column 8 j + 2 (lane % 4) + e of row lane / 4 + 8 r of the warp's 16.
+// What a warpgroup knows of its 64 queries. A thread has two of their rows (8 apart), of each every fourth pair of
+// columns: element 4 j + 2 r + e is column 8 j + 2 (lane % 4) + e of row lane / 4 + 8 r of the warp's 16.
 template <typename T, int kHead>
 struct QueryTile {
   float scores[kKeyRows / 2];
@@ -86,9 +86,9 @@ struct QueryTile {
       if (i / 4 * 8 + column + i % 2 >= there) scores[i] = -INFINITY;
   }
 
-  // The scores become weights, powers of two relative to `top`, the largest score so far, and their sums are taken. What
-  // came before has to be multiplied by `correction`. There is no branch in here: the second row's maximum is found while
-  // the first row's exponentials are taken.
+  // The scores become weights, powers of two relative to `top`, the largest score so far, and their sums are taken.
+  // What came before has to be multiplied by `correction`. There is no branch in here: the second row's maximum is
+  // found while the first row's exponentials are taken.
   __device__ __forceinline__ void exponentiate(float (&correction)[2]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -144,7 +144,8 @@ __device__ __forceinline__ void load(Shared<T, kHead>& shared, const AttendArgum
     const int bytes = kQueryBytes * (item.split ? 1 : kGroups), buffer = query_ring.stage;
     shared.query_empty[buffer].wait(query_ring.parity ^ 1);
     shared.query_full[buffer].arrive_and_expect(bytes);
-    shared.query_full[buffer].copy(shared.queries[buffer], arguments.query_tiles + query_tile * Sizes::kQuerySize, bytes);
+    shared.query_full[buffer].copy(shared.queries[buffer], arguments.query_tiles + query_tile * Sizes::kQuerySize,
+                                   bytes);
     query_ring = query_ring.next();
     for (int tile = arguments.key_tiles_per_head - 1; tile >= 0; --tile) {
       const std::int64_t at = static_cast<std::int64_t>(item.frame_head) * arguments.key_tiles_per_head + tile;

@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// x / (1 + 2^u) with u = -2 log2(e) sqrt(2 / pi) (x + 0.044715 x^3): the tanh form of gelu, written with one exponential.
+// x / (1 + 2^u) with u = -2 log2(e) sqrt(2 / pi) (x + 0.044715 x^3): the tanh form of gelu, with one exponential.
 __device__ __forceinline__ float gelu(float x) {
   constexpr float kLinear = -2.3022082f, kCubic = kLinear * 0.044715f;
   return __fdividef(x, 1.0f + exp2_approximate(x * (kLinear + kCubic * x * x)));
@@ -70,7 +70,8 @@ unsigned blocks(std::uint32_t count) { return static_cast<unsigned>(ceil_div(cou
 }  // namespace
 }  // namespace qwen3vl
 
-int qwen3vl_bias_gelu(void* out, const void* x, const void* bias, int64_t rows, int64_t columns, int type, void* stream) {
+int qwen3vl_bias_gelu(void* out, const void* x, const void* bias, int64_t rows, int64_t columns, int type,
+                      void* stream) {
   const std::uint32_t count = qwen3vl::units(rows, columns);
   if (count == 0) return cudaErrorInvalidValue;
   const auto launch = [&](auto kernel) {

@@ -48,8 +48,8 @@ class VisionAttention {
     void* workspace = allocator_->Alloc(allocator_, bytes);
     if (workspace == nullptr) return call.error("no " + std::to_string(bytes) + " bytes of GPU memory");
     const int status = qwen3vl_vision_attention(out, qkv.data, bias.data, static_cast<const float*>(cosines.data),
-                                                static_cast<const float*>(sines.data), workspace, frames, patches, heads,
-                                                head_size, type_, stream);
+                                                static_cast<const float*>(sines.data), workspace, frames, patches,
+                                                heads, head_size, type_, stream);
     // Whoever gets the memory next uses it on the same stream, after this call's work.
     allocator_->Free(allocator_, workspace);
     return call.launched(status, qkv.shape);

@@ -119,6 +119,9 @@ struct Operator : OrtCustomOp {
     GetEndVersion = [](const OrtCustomOp*) { return 1; };
     CreateKernelV2 = [](const OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info,
                         void** created) -> OrtStatus* {
+      if (!qwen3vl_vision_kernels_run_here())
+        return api->CreateStatus(ORT_FAIL, "the vision kernels need a GPU of compute capability 9.0 (H100, H200); "
+                                           "build the engine without --vision-kernels");
       auto* instance = new (std::nothrow) Instance{Kernel(api, static_cast<const Operator*>(op)->type), api};
       if (instance == nullptr) return api->CreateStatus(ORT_FAIL, "out of memory");
       if (OrtStatus* status = instance->kernel.initialise(info)) {

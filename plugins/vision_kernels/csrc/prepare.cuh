@@ -9,13 +9,14 @@ namespace qwen3vl {
 constexpr int kPrepareRows = 64;  // patches of a thread block: a query tile, half a key tile
 constexpr int kPrepareThreads = 256;
 
-// One thread block takes kPrepareRows patches of one (head, frame). `factor` scales the queries: log2(e) / sqrt(kHead), so
-// that attention's exponentials are powers of two. Rows beyond the last patch become zeros.
+// One thread block takes kPrepareRows patches of one (head, frame). `factor` scales the queries: log2(e) / sqrt(kHead),
+// so that attention's exponentials are powers of two. Rows beyond the last patch become zeros.
 template <typename T, int kHead>
 __global__ void __launch_bounds__(kPrepareThreads)
     prepare(T* __restrict__ query_tiles, T* __restrict__ key_tiles, T* __restrict__ value_tiles,
             const T* __restrict__ qkv, const T* __restrict__ bias, const float* __restrict__ cosines,
-            const float* __restrict__ sines, int patches, int heads, int query_tile_count, int key_tile_count, float factor) {
+            const float* __restrict__ sines, int patches, int heads, int query_tile_count, int key_tile_count,
+            float factor) {
   constexpr int kVectors = kHead / kChunk, kHalf = kHead / 2, kQuads = kHalf / 4;
   static_assert(kHalf % 4 == 0 && kPrepareRows == kQueryRows && kKeyRows % kPrepareRows == 0);
   __shared__ __align__(16) T rows[3][kPrepareRows][kHead];

@@ -1,5 +1,5 @@
-// How queries, keys and values lie in the workspace, and which thread block attends to which of them. Plain functions, tested
-// on the CPU too.
+// How queries, keys and values lie in the workspace, and which thread block attends to which of them. Plain functions,
+// tested on the CPU.
 #pragma once
 
 #include <cstdint>
@@ -31,9 +31,9 @@ QWEN3VL_HOST_DEVICE constexpr std::int64_t tile_offset(std::int64_t frame_head, 
   return ((frame_head * tiles + row / tile_rows) * chunks * tile_rows + row % tile_rows) * kChunk;
 }
 
-// The work of one call, cut into items of about equal parts. A full item is kGroups query tiles of one (frame, head), one for
-// each warpgroup; a split item is one query tile, whose keys the warpgroups share out, in a third of the time. Split
-// items are what full ones leave, so that the last round of thread blocks is short.
+// The work of one call, cut into items. A full item is kGroups query tiles of one (frame, head), one for each
+// warpgroup; a split item is one query tile, whose keys the warpgroups share out, in a third of the time. Split items
+// are what full ones leave, so that the last round of thread blocks is short.
 struct Schedule {
   std::int32_t query_tiles;    // of one (frame, head)
   std::int32_t full_per_head;  // full items that it could have

@@ -61,8 +61,9 @@ cudaError_t launch(const Call& call) {
 
   const dim3 blocks(key_tiles * (kKeyRows / kPrepareRows), call.heads, call.frames);
   prepare<T, kHead><<<blocks, kPrepareThreads, 0, call.stream>>>(
-      queries, keys, values, static_cast<const T*>(call.qkv), static_cast<const T*>(call.bias), call.cosines, call.sines,
-      call.patches, call.heads, schedule.query_tiles, key_tiles, static_cast<float>(kLog2E / std::sqrt(kHead)));
+      queries, keys, values, static_cast<const T*>(call.qkv), static_cast<const T*>(call.bias), call.cosines,
+      call.sines, call.patches, call.heads, schedule.query_tiles, key_tiles,
+      static_cast<float>(kLog2E / std::sqrt(kHead)));
   if (const cudaError_t status = cudaGetLastError()) return status;
 
   constexpr int kBytes = sizeof(Shared<T, kHead>);
@@ -87,6 +88,14 @@ cudaError_t dispatch_head(const Call& call, int head_size) {
 
 }  // namespace
 }  // namespace qwen3vl
+
+int qwen3vl_vision_kernels_run_here(void) {
+  int device = 0, major = 0, minor = 0;
+  return cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess && major == 9 &&
+         minor == 0;
+}
 
 int qwen3vl_vision_attention_supports(int head_size) { return head_size == 64 || head_size == 72; }
 

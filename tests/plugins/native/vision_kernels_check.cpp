@@ -142,9 +142,10 @@ double check_attention(std::mt19937& random, int type) {
   cosines.device.set(cosines.host.data()), sines.device.set(sines.host.data());
   Device out(tokens * hidden * sizeof(T));
   Device workspace(qwen3vl_vision_attention_workspace(s.frames, s.patches, s.heads, s.head));
-  require(qwen3vl_vision_attention(out.data, qkv.device.data, bias.device.data, static_cast<float*>(cosines.device.data),
-                                   static_cast<float*>(sines.device.data), workspace.data, s.frames, s.patches, s.heads,
-                                   s.head, type, nullptr), "attention");
+  require(qwen3vl_vision_attention(out.data, qkv.device.data, bias.device.data,
+                                   static_cast<float*>(cosines.device.data), static_cast<float*>(sines.device.data),
+                                   workspace.data, s.frames, s.patches, s.heads, s.head, type, nullptr),
+          "attention");
   require(cudaDeviceSynchronize(), "attention");
   const double error = distance<T>(out, attention(s, qkv, bias, cosines, sines));
   return out.guard_is_whole() && workspace.guard_is_whole() ? error : INFINITY;
@@ -187,8 +188,9 @@ double check_positions(std::mt19937& random, int type) {
   }
   Device out(x.device.bytes);
   require(qwen3vl_add_positions(out.data, x.device.data, bias.device.data, table.device.data,
-                                static_cast<int*>(device_indices.data), static_cast<float*>(weights.device.data), frames,
-                                patches, hidden, rows, type, nullptr), "add_positions");
+                                static_cast<int*>(device_indices.data), static_cast<float*>(weights.device.data),
+                                frames, patches, hidden, rows, type, nullptr),
+          "add_positions");
   const double error = distance<T>(out, expected);
   return out.guard_is_whole() ? error : INFINITY;
 }
@@ -202,16 +204,17 @@ int main(int argc, char** argv) {
   std::mt19937 random(seed);
   double worst[3][2] = {};
   for (int i = 0; i < cases; ++i) {
+    constexpr int kHalf = QWEN3VL_VISION_FLOAT16, kBfloat = QWEN3VL_VISION_BFLOAT16;
     const double errors[3][2] = {
-        {check_attention<__half>(random, QWEN3VL_VISION_FLOAT16), check_attention<__nv_bfloat16>(random, QWEN3VL_VISION_BFLOAT16)},
-        {check_gelu<__half>(random, QWEN3VL_VISION_FLOAT16), check_gelu<__nv_bfloat16>(random, QWEN3VL_VISION_BFLOAT16)},
-        {check_positions<__half>(random, QWEN3VL_VISION_FLOAT16),
-         check_positions<__nv_bfloat16>(random, QWEN3VL_VISION_BFLOAT16)}};
+        {check_attention<__half>(random, kHalf), check_attention<__nv_bfloat16>(random, kBfloat)},
+        {check_gelu<__half>(random, kHalf), check_gelu<__nv_bfloat16>(random, kBfloat)},
+        {check_positions<__half>(random, kHalf), check_positions<__nv_bfloat16>(random, kBfloat)}};
     for (int kernel = 0; kernel < 3; ++kernel)
       for (int type = 0; type < 2; ++type) {
         worst[kernel][type] = std::max(worst[kernel][type], errors[kernel][type]);
         if (errors[kernel][type] > kLimits[type]) {
-          std::printf("case %d of seed %d, kernel %d, type %d: error %g\n", i, seed, kernel, type, errors[kernel][type]);
+          std::printf("case %d of seed %d, kernel %d, type %d: error %g\n", i, seed, kernel, type,
+                      errors[kernel][type]);
           return 1;
         }
       }
@@ -220,6 +223,7 @@ int main(int argc, char** argv) {
     std::puts("sizes without kernels are not refused");
     return 1;
   }
-  std::printf("vision kernels: %d cases; largest errors in fp16 and bf16: attention %.1e %.1e, gelu %.1e %.1e, positions "
-              "%.1e %.1e\n", cases, worst[0][0], worst[0][1], worst[1][0], worst[1][1], worst[2][0], worst[2][1]);
+  std::printf("vision kernels: %d cases; largest errors in fp16 and bf16: attention %.1e %.1e, gelu %.1e %.1e, "
+              "positions %.1e %.1e\n",
+              cases, worst[0][0], worst[0][1], worst[1][0], worst[1][1], worst[2][0], worst[2][1]);
 }

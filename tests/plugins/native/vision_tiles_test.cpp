@@ -1,4 +1,4 @@
-// Layout of the tiles and schedule of the items of VisionAttention: every element has its place, every tile is attended to once.
+// Layout and schedule of VisionAttention: every element has its place, every query tile is attended to once.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -29,7 +29,7 @@ void places_are_distinct_and_fill_the_workspace(int head_size, int rows, int til
   EXPECT(*places.begin() == 0 && *places.rbegin() == (3 * tiles * tile_rows * chunks - 1) * kChunk);
 }
 
-// In thirds (or halves) of a full item's time, the schedule's and that of full items alone, the last of a head part empty.
+// And no thread block has more to do than if there were full items alone, the last one of a head partly empty.
 void every_tile_is_attended_once(int frame_heads, int patches, int processors) {
   const Schedule schedule = make_schedule(frame_heads, patches, processors);
   const auto per_head = static_cast<int>(ceil_div(patches, kQueryRows));
