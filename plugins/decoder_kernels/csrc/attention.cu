@@ -1,9 +1,10 @@
 // Attention of one new token a sequence over a slotted cache, with what comes before it: the norms of queries and keys,
 // rotary positions, and the append to the cache.
 //
-// A cluster of blocks shares one key-value head of one sequence; each warp takes groups of 16 cached tokens. All reads of
-// the cache go from memory to registers as the tensor cores want them: keys as rows of S^T = K Q^T, and values, two
-// tokens' numbers put side by side, as rows of O^T = V^T P^T. The heads that share a key-value head are the 8 columns.
+// A cluster of blocks shares one key-value head of one sequence; each warp takes groups of 16 cached tokens, which the copy
+// engine brings to shared memory, several ahead. From there they are read as the tensor cores want them: keys as rows of
+// S^T = K Q^T, and values, two tokens' numbers put side by side, as rows of O^T = V^T P^T. The heads that share a key-value
+// head are the 8 columns.
 #include <cooperative_groups.h>
 #include <cuda_runtime.h>
 
@@ -20,9 +21,8 @@ namespace cg = cooperative_groups;
 
 constexpr int kHeadSize = 128;
 constexpr int kSharing = 8;  // query heads of one key-value head
-constexpr int kWarps = 8;
-constexpr int kThreads = kWarps * 32;
 constexpr int kGroupTokens = 16;
+constexpr int kGroupHalf = kGroupTokens * kHeadSize * 2;  // bytes of a group's keys, or of its values
 constexpr int kHeadPairPitch = 2 * kHeadSize + 2;  // floats; keeps pairs of heads on different banks
 
 struct AttentionArguments {
@@ -45,8 +45,12 @@ __device__ __forceinline__ int result_index(int head, int d) {
   return head / 2 * kHeadPairPitch + head % 2 * kHeadSize + d;
 }
 
+// kDepth: groups of a warp that are on their way or in use.
+template <int kWarps, int kDepth>
 struct Shared {
-  alignas(16) float outputs[kWarps][4 * kHeadPairPitch];
+  // Keys, then values. When all groups are done, the first holds the warp's result, as result_index says.
+  alignas(128) std::uint8_t groups[kWarps][kDepth][2 * kGroupHalf];
+  std::uint64_t full[kWarps][kDepth];
   float maxima[kWarps][kSharing], sums[kWarps][kSharing];
   // Of the heads that this block writes, by all blocks of the cluster: [block][head].
   alignas(16) float received[kSharing][kHeadSize];
@@ -55,6 +59,9 @@ struct Shared {
   alignas(16) std::uint16_t queries[kSharing][kHeadSize + 8];
   alignas(16) std::uint16_t key[kHeadSize];
   alignas(16) std::uint16_t value[kHeadSize];
+
+  __device__ float* output(int warp) { return reinterpret_cast<float*>(groups[warp][0]); }
+  static_assert(4 * kHeadPairPitch * sizeof(float) <= 2 * kGroupHalf);
 };
 
 template <typename T>
@@ -99,31 +106,79 @@ __device__ __forceinline__ std::uint32_t transposed_8x8(std::uint32_t x) {
   return y;
 }
 
-// 16 cached tokens as this thread reads them.
-struct Group {
-  uint4 keys[2][4];    // tokens g and g + 8; d = 32 i + 8 t
-  uint4 values[4][2];  // tokens 2 t, 2 t + 1, 2 t + 8, 2 t + 9; d = 64 c + 8 g
+// A warp's groups of cached tokens: numbers `first`, `first + stride` and so on, as long as they begin before `past`.
+template <typename T, int kDepth>
+class CachedGroups {
+ public:
+  __device__ CachedGroups(std::uint8_t (&memory)[kDepth][2 * kGroupHalf], std::uint64_t (&full)[kDepth], const T* keys,
+                          const T* values, int past, int first, int stride)
+      : memory_(memory), full_(full), keys_(keys), values_(values), past_(past), stride_(stride), next_(first),
+        ahead_(first), lane_(threadIdx.x % 32) {}
 
-  // `past` tokens are valid; later ones are read as the last, their weight is 0.
-  template <typename T>
-  __device__ __forceinline__ void load_keys(const T* cached, int first, int past, int g, int t) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int token = min(first + g + 8 * half, past - 1);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) keys[half][i] = load_8(cached + token * kHeadSize + 32 * i + 8 * t);
+  // Called by the whole warp.
+  __device__ __forceinline__ void start() {
+    if (lane_ == 0) {
+      for (int i = 0; i < kDepth; ++i) barrier_init(&full_[i], 1);
+      barrier_init_done();
+    }
+    __syncwarp();
+    for (int i = 0; i < kDepth; ++i) copy(i);
+  }
+
+  __device__ __forceinline__ bool more() const { return next_ * kGroupTokens < past_; }
+
+  // Tokens of the present group, 16 but for a sequence's last.
+  __device__ __forceinline__ int count() const { return min(past_ - next_ * kGroupTokens, kGroupTokens); }
+
+  // Waits for the present group. Values of tokens that are not there become 0: their weights are, but 0 times anything is
+  // not always 0.
+  __device__ __forceinline__ void wait() {
+    barrier_wait(&full_[slot_], parity_);
+    if (count() == kGroupTokens) return;
+    constexpr int kPacks = kHeadSize * 2 / sizeof(uint4);  // of a token
+    auto* values = reinterpret_cast<uint4*>(memory_[slot_] + kGroupHalf);
+    for (int i = count() * kPacks + lane_; i < kGroupTokens * kPacks; i += 32) values[i] = uint4{};
+    __syncwarp();
+  }
+
+  __device__ __forceinline__ uint4 keys(int token, int d) const {
+    return *reinterpret_cast<const uint4*>(memory_[slot_] + (token * kHeadSize + d) * 2);
+  }
+
+  __device__ __forceinline__ uint4 values(int token, int d) const {
+    return *reinterpret_cast<const uint4*>(memory_[slot_] + kGroupHalf + (token * kHeadSize + d) * 2);
+  }
+
+  // The present group is done with.
+  __device__ __forceinline__ void advance() {
+    __syncwarp();
+    copy(slot_);
+    next_ += stride_;
+    if (++slot_ == kDepth) {
+      slot_ = 0;
+      parity_ ^= 1;
     }
   }
 
-  template <typename T>
-  __device__ __forceinline__ void load_values(const T* cached, int first, int past, int g, int t) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int token = min(first + 2 * t + (i & 1) + 8 * (i / 2), past - 1);
-#pragma unroll
-      for (int c = 0; c < 2; ++c) values[i][c] = load_8(cached + token * kHeadSize + 64 * c + 8 * g);
-    }
+ private:
+  // Only tokens of the sequence: what lies behind them may belong to nobody.
+  __device__ __forceinline__ void copy(int slot) {
+    const int first = ahead_ * kGroupTokens, count = min(past_ - first, kGroupTokens);
+    ahead_ += stride_;
+    if (count <= 0 || lane_ != 0) return;
+    const std::uint32_t bytes = static_cast<std::uint32_t>(count) * kHeadSize * 2;
+    barrier_arrive_expecting(&full_[slot], 2 * bytes);
+    bulk_copy(memory_[slot], keys_ + first * kHeadSize, bytes, &full_[slot], streaming_policy());
+    bulk_copy(memory_[slot] + kGroupHalf, values_ + first * kHeadSize, bytes, &full_[slot], streaming_policy());
   }
+
+  std::uint8_t (&memory_)[kDepth][2 * kGroupHalf];
+  std::uint64_t (&full_)[kDepth];
+  const T *keys_, *values_;
+  const int past_, stride_;
+  int next_, ahead_, slot_ = 0;
+  const int lane_;
+  std::uint32_t parity_ = 0;
 };
 
 // Running softmax of two heads and the thread's part of O^T.
@@ -131,21 +186,17 @@ struct State {
   float maximum[2] = {-INFINITY, -INFINITY}, sum[2] = {0.f, 0.f};  // the sum only over this thread's tokens
   float output[2][4][4] = {};
 
-  // Scores of tokens g (heads 2 t and 2 t + 1) and g + 8.
-  template <typename T>
-  static __device__ __forceinline__ float4 score(const Group& group, const uint4 (&query)[4], int valid, float scale,
-                                                 int g) {
+  // Adds 16 tokens, of which `group` holds as many as it says.
+  template <typename T, typename Group>
+  __device__ __forceinline__ void add(const Group& group, const uint4 (&query)[4], float scale, int g, int t) {
     float even[4] = {}, odd[4] = {};
 #pragma unroll
-    for (int i = 0; i < 4; ++i) multiply_32<T>(even, odd, group.keys[0][i], group.keys[1][i], query[i]);
-    const bool first = g < valid, second = g + 8 < valid;
-    return {first ? (even[0] + odd[0]) * scale : -INFINITY, first ? (even[1] + odd[1]) * scale : -INFINITY,
-            second ? (even[2] + odd[2]) * scale : -INFINITY, second ? (even[3] + odd[3]) * scale : -INFINITY};
-  }
-
-  template <typename T>
-  __device__ __forceinline__ void add(const Group& group, const float4& of_tokens) {
-    float scores[4] = {of_tokens.x, of_tokens.y, of_tokens.z, of_tokens.w};
+    for (int i = 0; i < 4; ++i) {
+      multiply_32<T>(even, odd, group.keys(g, 32 * i + 8 * t), group.keys(g + 8, 32 * i + 8 * t), query[i]);
+    }
+    float scores[4];  // of tokens g (heads 2 t and 2 t + 1) and g + 8
+#pragma unroll
+    for (int i = 0; i < 4; ++i) scores[i] = g + 8 * (i / 2) < group.count() ? (even[i] + odd[i]) * scale : -INFINITY;
     float rescale[2];
 #pragma unroll
     for (int head = 0; head < 2; ++head) {
@@ -163,6 +214,9 @@ struct State {
     const std::uint32_t b1 = transposed_8x8(Element<T>::pack(scores[2], scores[3]));
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
+      const int d0 = 64 * c + 8 * g;
+      const uint4 values[4] = {group.values(2 * t, d0), group.values(2 * t + 1, d0), group.values(2 * t + 8, d0),
+                               group.values(2 * t + 9, d0)};
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         float(&d)[4] = output[c][j];
@@ -170,8 +224,8 @@ struct State {
         d[1] *= rescale[1];
         d[2] *= rescale[0];
         d[3] *= rescale[1];
-        const std::uint32_t v0 = word(group.values[0][c], j), v1 = word(group.values[1][c], j);
-        const std::uint32_t v2 = word(group.values[2][c], j), v3 = word(group.values[3][c], j);
+        const std::uint32_t v0 = word(values[0], j), v1 = word(values[1], j);
+        const std::uint32_t v2 = word(values[2], j), v3 = word(values[3], j);
         Element<T>::multiply(d, __byte_perm(v0, v1, 0x5410), __byte_perm(v0, v1, 0x7632),
                              __byte_perm(v2, v3, 0x5410), __byte_perm(v2, v3, 0x7632), b0, b1);
       }
@@ -179,9 +233,11 @@ struct State {
   }
 };
 
-template <typename T, int kRanks>
-__global__ void __launch_bounds__(kThreads, 2) attention_kernel(const AttentionArguments arguments) {
-  __shared__ Shared shared;
+template <typename T, int kRanks, int kWarps, int kDepth>
+__global__ void __launch_bounds__(kWarps * 32, 2) attention_kernel(const AttentionArguments arguments) {
+  constexpr int kThreads = kWarps * 32;
+  extern __shared__ __align__(128) std::uint8_t shared_memory[];
+  auto& shared = *reinterpret_cast<Shared<kWarps, kDepth>*>(shared_memory);
   const cg::cluster_group cluster = cg::this_cluster();
   const int rank = blockIdx.x;
   const int kv_head = blockIdx.y, sequence = blockIdx.z;
@@ -191,13 +247,9 @@ __global__ void __launch_bounds__(kThreads, 2) attention_kernel(const AttentionA
   const std::int64_t slot = (static_cast<std::int64_t>(sequence) * arguments.kv_heads + kv_head) * arguments.capacity;
   T* keys = static_cast<T*>(arguments.keys) + slot * kHeadSize;
   T* values = static_cast<T*>(arguments.values) + slot * kHeadSize;
-  const int groups = groups_of(past, kGroupTokens), stride = kRanks * kWarps;
-  int next = warp * kRanks + rank;
-  Group group;
-  if (next < groups) {
-    group.load_keys(keys, next * kGroupTokens, past, g, t);
-    group.load_values(values, next * kGroupTokens, past, g, t);
-  }
+  CachedGroups<T, kDepth> groups(shared.groups[warp], shared.full[warp], keys, values, past, warp * kRanks + rank,
+                                 kRanks * kWarps);
+  groups.start();
   const float2 cosine = reinterpret_cast<const float2*>(arguments.cosines + sequence * (kHeadSize / 2))[lane];
   const float2 sine = reinterpret_cast<const float2*>(arguments.sines + sequence * (kHeadSize / 2))[lane];
   const uint2 query_norm = head_norm_now(static_cast<const T*>(arguments.query_norm), lane);
@@ -217,10 +269,11 @@ __global__ void __launch_bounds__(kThreads, 2) attention_kernel(const AttentionA
   const int heads = arguments.kv_heads * kSharing;
   const T* qkv = static_cast<const T*>(arguments.qkv) +
                  static_cast<std::int64_t>(sequence) * (heads + 2 * arguments.kv_heads) * kHeadSize;
-  {
-    const uint2 query = normed_and_turned(qkv + (kv_head * kSharing + warp) * kHeadSize, query_norm, cosine, sine,
+#pragma unroll
+  for (int head = warp; head < kSharing; head += kWarps) {
+    const uint2 query = normed_and_turned(qkv + (kv_head * kSharing + head) * kHeadSize, query_norm, cosine, sine,
                                           arguments.epsilon, lane);
-    auto* row = reinterpret_cast<std::uint32_t*>(shared.queries[warp]);
+    auto* row = reinterpret_cast<std::uint32_t*>(shared.queries[head]);
     row[lane] = query.x;
     row[32 + lane] = query.y;
   }
@@ -268,12 +321,10 @@ __global__ void __launch_bounds__(kThreads, 2) attention_kernel(const AttentionA
       }
     }
   }
-  while (next < groups) {
-    const float4 scores = State::score<T>(group, query, past - next * kGroupTokens, scale, g);
-    next += stride;
-    if (next < groups) group.load_keys(keys, next * kGroupTokens, past, g, t);
-    state.add<T>(group, scores);
-    if (next < groups) group.load_values(values, next * kGroupTokens, past, g, t);
+  while (groups.more()) {
+    groups.wait();
+    state.add<T>(groups, query, scale, g, t);
+    groups.advance();
   }
 
   // The warps' results, then the blocks'.
@@ -291,7 +342,7 @@ __global__ void __launch_bounds__(kThreads, 2) attention_kernel(const AttentionA
     for (int c = 0; c < 2; ++c) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        *reinterpret_cast<float2*>(&shared.outputs[warp][result_index(2 * t + head, 64 * c + 8 * g + 2 * j)]) = {
+        *reinterpret_cast<float2*>(&shared.output(warp)[result_index(2 * t + head, 64 * c + 8 * g + 2 * j)]) = {
             state.output[c][j][head], state.output[c][j][head + 2]};
       }
     }
@@ -299,8 +350,9 @@ __global__ void __launch_bounds__(kThreads, 2) attention_kernel(const AttentionA
   __syncthreads();
   constexpr int kOwnHeads = kSharing / kRanks;
   if constexpr (kRanks > 1) cluster.barrier_wait();
-  {
-    const int head = warp, owner = head / kOwnHeads, place = rank * kOwnHeads + head % kOwnHeads;
+#pragma unroll
+  for (int head = warp; head < kSharing; head += kWarps) {
+    const int owner = head / kOwnHeads, place = rank * kOwnHeads + head % kOwnHeads;
     float maximum = -INFINITY, sum = 0.f, weights[kWarps];
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) maximum = fmaxf(maximum, shared.maxima[w][head]);
@@ -312,7 +364,7 @@ __global__ void __launch_bounds__(kThreads, 2) attention_kernel(const AttentionA
     float4 total{};  // of d = 4 * lane and the next three
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) {
-      const auto* part = reinterpret_cast<const float2*>(&shared.outputs[w][result_index(head, 4 * lane)]);
+      const auto* part = reinterpret_cast<const float2*>(&shared.output(w)[result_index(head, 4 * lane)]);
       total.x += weights[w] * part[0].x;
       total.y += weights[w] * part[0].y;
       total.z += weights[w] * part[1].x;
@@ -354,16 +406,22 @@ __global__ void __launch_bounds__(kThreads, 2) attention_kernel(const AttentionA
   }
 }
 
+template <typename T, int kRanks>
+cudaError_t launch_attention(const AttentionArguments& arguments, int batch, cudaStream_t stream) {
+  // Few sequences: many warps with a group or two each, in a block that fits beside another kernel's. Many: warps that
+  // read on and on, two blocks a multiprocessor.
+  constexpr int kWarps = kRanks > 2 ? 8 : 4, kDepth = kRanks > 2 ? 1 : 3;
+  return launch(attention_kernel<T, kRanks, kWarps, kDepth>, dim3(kRanks, arguments.kv_heads, batch), kWarps * 32,
+                sizeof(Shared<kWarps, kDepth>), kRanks, stream, arguments);
+}
+
 template <typename T>
 cudaError_t dispatch_attention(const AttentionArguments& arguments, int batch, int splits, cudaStream_t stream) {
-  const auto run = [&](auto kernel) {
-    return launch(kernel, dim3(splits, arguments.kv_heads, batch), kThreads, 0, splits, stream, arguments);
-  };
   switch (splits) {
-    case 1: return run(attention_kernel<T, 1>);
-    case 2: return run(attention_kernel<T, 2>);
-    case 4: return run(attention_kernel<T, 4>);
-    case 8: return run(attention_kernel<T, 8>);
+    case 1: return launch_attention<T, 1>(arguments, batch, stream);
+    case 2: return launch_attention<T, 2>(arguments, batch, stream);
+    case 4: return launch_attention<T, 4>(arguments, batch, stream);
+    case 8: return launch_attention<T, 8>(arguments, batch, stream);
     default: return cudaErrorInvalidValue;
   }
 }

@@ -11,8 +11,9 @@ constexpr int kMaxExperts = 128;
 constexpr std::int16_t kNoPair = -1;
 
 // The used experts, in order, as units of at most kRows pairs of token and choice; a pair's number is token * k + choice.
-template <int kMaxPairs, int kRows>
+template <int kMaxPairs, int kUnitRows>
 struct ExpertPlan {
+  static constexpr int kRows = kUnitRows;
   static constexpr int kMaxUnits = (kMaxPairs < kMaxExperts ? kMaxPairs : kMaxExperts) + kMaxPairs / kRows;
   std::int32_t units;
   std::uint8_t expert[kMaxUnits];

@@ -65,10 +65,14 @@ __global__ void __launch_bounds__(kStreamThreads, kHalves == 1 ? 2 : 1)
   const int count = min(arguments.tokens - first_token, kHalves * kHalfTile);
   const T* x = static_cast<const T*>(arguments.x) + static_cast<std::int64_t>(first_token) * kInner + k;
   wait_for_previous_kernel();
+  // Blocks begin with different tokens, so as not to ask for the same memory all at once.
+  const auto token_of = [&](int half) {
+    return (half * kHalfTile + group + static_cast<int>(blockIdx.x) * (kHalfTile + 1)) % (kHalves * kHalfTile);
+  };
   uint4 tokens[kHalves][kRuns];
 #pragma unroll
   for (int half = 0; half < kHalves; ++half) {
-    const int token = half * kHalfTile + group;
+    const int token = token_of(half);
 #pragma unroll
     for (int i = 0; i < kRuns; ++i) {
       tokens[half][i] = token < count ? load_8(x + token * kInner + 32 * i) : uint4{};
@@ -87,7 +91,7 @@ __global__ void __launch_bounds__(kStreamThreads, kHalves == 1 ? 2 : 1)
       const int row = tile * kRowTile + quad;  // and 4 rows on
 #pragma unroll
       for (int half = 0; half < kHalves; ++half) {
-        const int token = half * kHalfTile + group;
+        const int token = token_of(half);
         // Half of the lanes of each of the two warps; with more tokens, all lanes for every second half tile.
         const bool mine = kHalves == 1 ? lane / 16 == warp % 2 : half % 2 == warp % 2;
         if (!mine || token >= count) continue;
