@@ -16,8 +16,8 @@ GIB = 2**30
 WEIGHT_ONLY_BYTES = {"int8": 1.0, "int4": 0.5}
 # CUDA context, NCCL, the libraries' kernels and TensorRT's own scratch memory on each GPU: an allowance.
 RESERVED_BYTES = 2 * GIB
-# Share of the memory left that the key-value cache takes, where `qwen3vl compose` is not told another. TensorRT-LLM's own
-# default is 90; here the vision encoder's scratch memory comes into the rest too.
+# Share of the memory left that the key-value cache takes, where `qwen3vl compose` is not told another. TensorRT-LLM's
+# own default is 90; here the vision encoder's scratch memory comes into the rest too.
 CACHE_PERCENT = 80
 
 
