@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from bench.decoder_cpu.engine import EngineRunner, measure_engine
+from bench.decoder_cpu.fidelity import bundled_model
 from bench.decoder_cpu.floor import step_bytes
 from bench.decoder_cpu.loads import Loads
 from bench.decoder_cpu.peer import measure_peer
@@ -87,3 +88,11 @@ def test_a_record_goes_on_after_an_interruption(tmp_path: Path):
     assert json.loads(path.read_text())["date"] == "2026-01-01"
     with pytest.raises(SystemExit, match=r"layers \[1, 4\].*\[1, 2\]"):
         Record(path, {**head, "layers": [1, 2]})
+
+
+def test_fewer_bits_cost_the_bundled_model_more(tmp_path: Path):
+    results = bundled_model(12, tmp_path)
+    assert results["questions"] == 12 and results["answer_tokens"] > 10
+    assert results["fp32"] == {"accuracy": results["fp32"]["accuracy"], "divergence_nats": 0, "other_choices": 0}
+    assert 0 < results["int8"]["divergence_nats"] < results["int4"]["divergence_nats"] / 10
+    assert min(results[precision]["accuracy"] for precision in ("fp32", "int4", "int8")) > 0.6
