@@ -3,7 +3,7 @@
     python -m bench.make_model build/bench-checkpoint
 
 Weights are random, tokenizer and settings those of models/tiny-shapes. No token ends a text, so that answers have the
-length that is asked for.
+length that is asked for; and all that are generated are ASCII, so that each is a piece of text by itself.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen3VLMoeConfig
 
 from bench.synthetic_checkpoint import write_checkpoint
+from qwen3vl.tokenizer import Tokenizer
 
 TEMPLATE = Path(__file__).parent.parent / "models/tiny-shapes"
 
@@ -26,7 +27,7 @@ def make_model(folder: Path) -> None:
     tiny = json.loads((TEMPLATE / "config.json").read_text())
     tokens = {name: tiny[name] for name in ("image_token_id", "video_token_id", "vision_start_token_id",
                                             "vision_end_token_id")}
-    # One token more than the tokenizer has: the end of text, whose logit is always 0 and so never the largest.
+    # One token more than the tokenizer has: the end of text.
     vocab_size = tiny["text_config"]["vocab_size"] + 1
     text = {**tiny["text_config"], "vocab_size": vocab_size, "hidden_size": 1024, "num_hidden_layers": 12,
             "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 64,
@@ -37,14 +38,20 @@ def make_model(folder: Path) -> None:
     config = Qwen3VLMoeConfig(text_config=text, vision_config=vision, tie_word_embeddings=False,
                               architectures=["Qwen3VLMoeForConditionalGeneration"], **tokens)
     write_checkpoint(folder, config, seed=0)
-    weights = load_file(folder / "model.safetensors")
-    weights["lm_head.weight"][-1] = 0
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     for file in TEMPLATE.iterdir():
         if file.suffix in (".json", ".jinja") and file.name not in ("config.json", "generation_config.json",
                                                                     "evaluation.json"):
             shutil.copy(file, folder)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [vocab_size - 1]}))
+    _never_generate(folder, [i for i, text in enumerate(Tokenizer.from_checkpoint(folder).token_bytes)
+                             if not (text and text.isascii() and text.decode().isprintable())])
+
+
+def _never_generate(folder: Path, token_ids: list[int]) -> None:
+    """Give tokens a logit of 0, which is never the largest."""
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"][token_ids] = 0
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ def plot_loads(report: dict, path: Path) -> bool:
     figure, axes = plt.subplots(2, 2, figsize=(12, 8), layout="constrained")
     offered = [load["offered"] for load in loads]
     _latency(axes[0][0], loads, "first_token", 1, "time to first token", "s")
-    _latency(axes[0][1], loads, "gap", 1e3, "time between two pieces of text", "ms")
+    _latency(axes[0][1], loads, "gap", 1e3, "time between two tokens", "ms")
     if stall := (report["server"]["deployment"] or {}).get("stall_ms"):
         axes[0][1].axhline(stall, color=MARK, linestyle=":", label=f"stall time, {stall} ms")
         axes[0][1].legend(frameon=False, fontsize=8)

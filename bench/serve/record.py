@@ -54,5 +54,6 @@ class Record:
 
     @property
     def gaps(self) -> list[float]:
-        """Seconds between one piece and the next."""
-        return [after - before for (before, _), (after, _) in pairwise(self.pieces)]
+        """Seconds from one token to the next, after the first piece; tokens of one piece share the time before it."""
+        return [gap for (before, had), (after, has) in pairwise(self.pieces) if has > had
+                for gap in [(after - before) / (has - had)] * (has - had)]

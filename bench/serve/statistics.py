@@ -49,7 +49,7 @@ class LoadSummary:
         seconds: from the first request to the last end.
         requests_per_second, prompt_tokens_per_second, tokens_per_second: of answered requests; generated tokens.
         first_token: from when a request was due to its first piece of text.
-        gap: from one piece of text to the next, over all requests.
+        gap: from one token to the next, over all requests.
         per_token: of each answer, from its first to its last piece, for each token after the first piece.
         total: from when a request was due to its last piece.
         late: how long after it was due a request was sent: above some milliseconds the client is the limit.

@@ -10,7 +10,7 @@ from bench.serve.verify import Verification
 from bench.serve.workload import Workload
 
 HEADER = (f"{'load':>16} {'answered':>8} {'errors':>7} | {'requests/s':>10} {'tokens/s':>8} | first token, s: p50 "
-          f"{'p90':>7} {'p99':>7} | between pieces, ms: p50 {'p90':>6} {'p99':>6} {'max':>6} | queue")
+          f"{'p90':>7} {'p99':>7} | between tokens, ms: p50 {'p90':>6} {'p99':>6} {'max':>6} | queue")
 
 
 def introduction(target: Target, workload: Workload, found: Calibration) -> str:

@@ -90,6 +90,7 @@ class Batcher:
         self._thread.join()
 
     def _loop(self) -> None:
+        step_seconds = 0.0
         while True:
             with self._changed:
                 while not (self._closed or self._scheduler.prompts or self._slots.running):
@@ -98,15 +99,15 @@ class Batcher:
                     break
             try:
                 self._drop_cancelled()
-                self._prefill()
-                self._decode()
+                self._prefill(step_seconds)
+                step_seconds = self._decode()
             except Exception as error:
                 log.exception("a decoder step failed")
                 self._fail(Qwen3VLError(f"the decoder failed: {error}"))
         self._fail(shutting_down(), queued=True)
 
-    def _prefill(self) -> None:
-        self._scheduler.begin_turn()
+    def _prefill(self, step_seconds: float) -> None:
+        self._scheduler.begin_turn(step_seconds)
         while chunk := self._next_chunk():
             sequence, began = chunk.prompt, time.perf_counter()
             try:
@@ -144,10 +145,11 @@ class Batcher:
             self._scheduler.remove(sequence)
         self._accept(sequence, logits)
 
-    def _decode(self) -> None:
-        running = list(self._slots.running)
+    def _decode(self) -> float:
+        """One token more for all running requests. Returns the seconds that it took, 0 if there are none."""
+        running, began = list(self._slots.running), time.perf_counter()
         if not running:
-            return
+            return 0.0
         tokens, positions, lengths = (np.array(values, np.int32) for values in zip(
             *((s.last_token, s.next_position, s.cached + 1) for s in running), strict=True))
         logits = self._decoder.decode(tokens, positions, lengths)
@@ -156,6 +158,7 @@ class Batcher:
             sequence.cached += 1
         for sequence, row in zip(running, logits, strict=True):
             self._accept(sequence, row)
+        return time.perf_counter() - began
 
     def _accept(self, sequence: Sequence, logits: np.ndarray) -> None:
         reason = sequence.accept(logits)

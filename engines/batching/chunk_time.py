@@ -41,10 +41,10 @@ class ChunkTime:
         """Expected time of a chunk; 0 before there is a measurement."""
         return self._fixed + self._per_token * tokens
 
-    def even_tokens(self) -> int:
-        """Tokens that add as much as every chunk costs: in longer chunks less than half of the time is fixed cost."""
+    def even_tokens(self, other_seconds: float) -> int:
+        """Tokens whose own cost is as much as that of every chunk and what else is done for each chunk together."""
         reach = REACH * max((tokens for tokens, _ in self._chunks), default=0)
-        return int(min(reach, self._fixed / self._per_token)) if self._per_token > 0 else reach
+        return int(min(reach, (self._fixed + other_seconds) / self._per_token)) if self._per_token > 0 else reach
 
     def tokens_within(self, seconds: float) -> int:
         """The longest chunk expected to end in time, 0 if none is; at most twice the longest recent one."""

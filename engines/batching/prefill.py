@@ -30,7 +30,7 @@ class PrefillSettings:
     Attributes:
         stall_seconds: what prompts get between two decode steps.
         min_tokens: tokens of a turn's first chunk at least. Where these take too long already, so that the stall time
-            cannot be kept, a chunk is so long that half of its time is fixed cost.
+            cannot be kept, chunks are so long that prompts get on at half of the speed they could have.
         max_tokens: tokens of a chunk at most, for the engine's working memory grows with it.
     """
 
@@ -62,6 +62,8 @@ class PrefillScheduler(Generic[P]):
     that was there when it came, whatever comes after it. Prompts of equal length never pass each other.
 
     Length: all chunks between two decode steps together are to take `stall_seconds`, going by what recent ones took.
+    Where even the shortest chunk takes longer, half of a turn, that is chunk and decode step, goes into fixed costs:
+    shorter chunks would hardly stall less, and cost more of the time.
 
     Attributes:
         prompts: all that are not in the cache completely, the oldest first.
@@ -77,7 +79,8 @@ class PrefillScheduler(Generic[P]):
         self.started: list[P] = []
         self._settings, self._slots = settings, slots
         self._time = ChunkTime(first_tokens=settings.min_tokens)
-        self._turn = 0.0  # seconds of prefill since the last decode step
+        self._step = 0.0  # seconds of the last decode step
+        self._turn = 0.0  # seconds of prefill since then
         self._passed = 0  # tokens of prompts that passed, less those of the oldest ones
 
     @property
@@ -94,9 +97,9 @@ class PrefillScheduler(Generic[P]):
         if prompt in self.started:
             self.started.remove(prompt)
 
-    def begin_turn(self) -> None:
-        """A decode step has been taken, if there was anything to decode."""
-        self._turn = 0.0
+    def begin_turn(self, step_seconds: float) -> None:
+        """A decode step has been taken, in so much time; 0 if there was nothing to decode."""
+        self._step, self._turn = step_seconds, 0.0
 
     def next_chunk(self, running: int) -> Chunk[P] | None:
         """What to process now; None if there is nothing, no slot for it, or no time in this turn.
@@ -143,4 +146,6 @@ class PrefillScheduler(Generic[P]):
         tokens = min(self._time.tokens_within(turn - self._turn), settings.max_tokens)
         if tokens >= min(settings.min_tokens, remaining):
             return tokens
-        return 0 if self._turn else min(max(self._time.even_tokens(), settings.min_tokens), settings.max_tokens)
+        if self._turn:
+            return 0
+        return min(max(self._time.even_tokens(self._step), settings.min_tokens), settings.max_tokens)

@@ -46,16 +46,18 @@ def test_chunks_of_one_length_are_not_read_as_a_line():
     time = ChunkTime(32)
     for noise in (0.003, -0.002, 0.001) * 10:
         time.observe(64, 0.1 + noise)
-        assert time.even_tokens() == 0
+        assert time.even_tokens(0.0) == 0
         assert time.seconds(128) == pytest.approx(2 * time.seconds(64))
 
 
 def test_even_chunks_are_those_with_as_much_of_their_own_as_of_fixed_cost():
     time = ChunkTime(32)
-    assert time.even_tokens() == 0
+    assert time.even_tokens(0.1) == 0
     for tokens in (100, 200, 400):
         time.observe(tokens, 0.3 + 0.001 * tokens)
-    assert time.even_tokens() == pytest.approx(300, abs=1)
+    assert time.even_tokens(0.0) == pytest.approx(300, abs=1)
+    assert time.even_tokens(0.2) == pytest.approx(500, abs=1)
+    assert time.even_tokens(2.0) == 800
 
 
 def test_a_machine_that_gets_slower_or_faster_is_followed_within_a_few_chunks():

@@ -44,12 +44,18 @@ def test_a_load_is_counted_right():
     assert load.tokens_per_second == pytest.approx(17 / 3.6)
     assert load.prompt_tokens_per_second == pytest.approx(80 / 3.6)
     assert (load.first_token.p50, load.first_token.count) == (pytest.approx(0.5), 3)
-    assert (load.gap.p50, load.gap.largest, load.gap.count) == (pytest.approx(0.1), pytest.approx(0.2), 16)
+    assert (load.gap.p50, load.gap.largest, load.gap.count) == (pytest.approx(0.1), pytest.approx(0.2), 17)
     assert (load.per_token.p50, load.per_token.count) == (pytest.approx(0.15), 2)
     assert load.total.largest == pytest.approx(1.7)
     assert load.late.largest == pytest.approx(0.5)
     assert (load.queued, load.active, load.memory_bytes) == (7, 2.5, 9 * MIB)
     assert load.saturated
+
+
+def test_tokens_that_come_together_share_the_time_before_them():
+    record = Record(0, 0.0, 0.0, [(1.0, 2), (1.3, 5), (1.5, 5), (1.6, 6)])
+    assert record.gaps == pytest.approx([0.1, 0.1, 0.1, 0.1])
+    assert (record.first, record.total, record.tokens) == (1.0, 1.6, 6)
 
 
 def test_a_load_without_any_answer_has_no_figures_and_breaks_nothing():
