@@ -41,7 +41,8 @@ class Session(Protocol):
 class SenderStats:
     """Attributes:
         transfers: that are not over.
-        outstanding_rows: of these, still to be encoded or sent.
+        outstanding_rows: of these, still to be encoded or sent to receivers that are there: who chooses among encode
+            servers by it shall not avoid one for a while because of receivers that are gone.
         held_bytes: encoded rows that wait to be fetched.
         sent_blocks, sent_bytes: since the start.
         succeeded, failed: transfers that are over, by how they ended.
@@ -116,7 +117,7 @@ class SenderTransfers:
         with self._lock:
             transfers, totals = list(self._transfers.values()), self._totals
             rows = sum(max(0, transfer.tokens - transfer.sent_tokens) * self._description.rows_per_token
-                       for transfer in transfers if not transfer.machine.state.over)
+                       for transfer in transfers if transfer.machine.attached and not transfer.machine.state.over)
             return SenderStats(len(transfers), rows, self._held(), totals.blocks, totals.bytes,
                                totals.ended[State.SUCCESS], totals.ended[State.FAILED])
 

@@ -24,7 +24,8 @@ class Member:
     """A server in the list.
 
     Attributes:
-        state: what it said last.
+        state: what it said last, or why it is not trusted.
+        lost: whether it did not answer when it was last asked.
         rows: that this process has asked it for and not got yet.
         others: rows that it had to encode for others when it was last asked.
         chosen: number of the choice that fell on it last.
@@ -32,6 +33,7 @@ class Member:
 
     server: EncodeServer
     state: ServerState = UNCHECKED
+    lost: bool = False
     rows: int = 0
     others: int = 0
     chosen: int = 0
@@ -123,7 +125,8 @@ class Members:
             with self.changed:
                 if member.recheck.is_set():
                     continue  # it failed meanwhile, so what it said before counts for nothing
-                member.state, member.others = state, max(0, state.rows - member.rows)
+                member.state, member.lost = state, state.engine is None
+                member.others = max(0, state.rows - member.rows)
                 self._choose_engine()
                 self.changed.notify_all()
             if state.problem != known:

@@ -76,7 +76,8 @@ class EncodePool:
         while True:
             member, engine = self._take(rows, deadline, attempts)
             try:
-                return engine, member.server.fetch(engine, job, deadline, self._closing.is_set)
+                return engine, member.server.fetch(engine, job, deadline,
+                                                   lambda member=member: self._better_off(member))
             except Refused:
                 raise
             except HandoffError as error:
@@ -92,6 +93,10 @@ class EncodePool:
         """What is being fetched ends with an error."""
         self._closing.set()
         self._members.close()
+
+    def _better_off(self, member: Member) -> bool:
+        """Whether what this server was asked for should rather be asked of another."""
+        return self._closing.is_set() or (member.lost and bool(self._members.usable()))
 
     def _take(self, rows: int, deadline: float, attempts: Attempts) -> tuple[Member, str]:
         """Wait for a server that may be asked, and count the rows as its."""

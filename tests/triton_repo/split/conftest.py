@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,9 @@ from triton_repo.repository import Options
 from triton_repo.roles import Role
 from triton_repo.split.server_list import write_servers
 
-OPTIONS = Options(slots=SLOTS, threads=1, preprocess_instances=1, whole_instances=2, row_cache_mib=1,
+# With one process alone that prepares requests, this server is slow to give it the next of those that wait: it may
+# sleep half a second first.
+OPTIONS = Options(slots=SLOTS, threads=1, preprocess_instances=2, whole_instances=2, row_cache_mib=1,
                   encode_seconds=60)
 
 
@@ -65,6 +67,10 @@ class SplitDeployment:
         self.list_hosts(hosts)
         self.language = LiveServer(build, Role.LANGUAGE)
 
+    def servers(self) -> list[LiveServer]:
+        """All that run now."""
+        return [self.language, *(host.server for host in self.hosts)]
+
     def list_hosts(self, hosts: list[EncodeHost]) -> None:
         self.list_addresses([host.address for host in hosts])
 
@@ -104,18 +110,19 @@ def split_build(live_build: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="session")
 def running_split(split_build: Path) -> Iterator[SplitDeployment]:
-    with ExitStack() as stack:
-        hosts = []
-        for _ in range(2):
-            hosts.append(EncodeHost(split_build))
-            stack.callback(lambda host: host.server.process.stop(), hosts[-1])
-        split = SplitDeployment(split_build, hosts)
-        stack.enter_context(split.language.process)
-        split.language.process.wait_ready(READY_SECONDS)
-        for host in hosts:
-            host.wait_ready()
+    split = SplitDeployment(split_build, [EncodeHost(split_build) for _ in range(2)])
+    try:
+        for server in split.servers():
+            server.process.wait_ready(READY_SECONDS)
         split.wait_for_hosts(2)
         yield split
+        # Nothing is left of all the tests: no transfer, no row, no request.
+        for host in split.hosts:
+            host.server.wait_for(lambda metrics: not any(metrics[name] for name in (
+                "encode_waiting", "handoff_transfers", "handoff_outstanding_rows", "handoff_held_bytes")))
+    finally:
+        with ThreadPoolExecutor(3) as pool:  # each takes seconds
+            list(pool.map(lambda server: server.process.stop(), split.servers()))
 
 
 @pytest.fixture
@@ -132,9 +139,6 @@ def split(running_split: SplitDeployment) -> Iterator[SplitDeployment]:
     running_split.wait_for_hosts(2)
     running_split.language.wait_for(lambda metrics: not any(metrics[name] for name in (
         "encode_outstanding_rows", "decoder_active_slots", "decoder_queued_requests")))
-    for host in running_split.hosts:
-        host.server.wait_for(lambda metrics: not any(metrics[name] for name in (
-            "encode_waiting", "handoff_transfers", "handoff_outstanding_rows", "handoff_held_bytes")))
 
 
 def open_files(split: SplitDeployment) -> int:

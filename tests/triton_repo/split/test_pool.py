@@ -97,6 +97,33 @@ def test_another_server_takes_over(make_pool: MakePool, error: Exception) -> Non
     assert pool.pool.stats().retries == 1
 
 
+def test_image_at_a_server_that_hangs_goes_to_another(make_pool: MakePool) -> None:
+    a, b = servers(2)
+    pool = make_pool(a, b)
+    for server in (a, b):
+        server.open.clear()
+    future = pool.start(make_job(1))
+    wait_until(lambda: a.asked or b.asked)
+    hanging, other = (a, b) if a.asked else (b, a)
+    other.open.set()
+    hanging.problem = "deadline exceeded"
+    assert (future.result()[1] == 1).all()
+    assert len(other.asked) == 1
+
+
+def test_image_stays_at_a_server_that_hangs_while_there_is_no_other(make_pool: MakePool) -> None:
+    a, = servers(1)
+    pool = make_pool(a)
+    a.open.clear()
+    future = pool.start(make_job(1))
+    wait_until(lambda: a.asked)
+    a.problem, checks = "deadline exceeded", a.checks
+    wait_until(lambda: a.checks > checks + 2)
+    a.open.set()
+    assert (future.result()[1] == 1).all()
+    assert len(a.asked) == 1
+
+
 def test_failed_server_is_used_again_once_it_says_that_it_is_well(make_pool: MakePool) -> None:
     a, = servers(1)
     pool = make_pool(a)
