@@ -32,8 +32,8 @@ class ReceiverSettings(_Positive):
         corrupt_blocks: of one transfer, after which it fails.
     """
 
-    block_bytes: int = 4 * 1024 * 1024
-    buffer_bytes: int = 64 * 1024 * 1024
+    block_bytes: int = 8 * 1024 * 1024
+    buffer_bytes: int = 128 * 1024 * 1024
     connect_seconds: float = 5.0
     heartbeat_seconds: float = 5.0
     missed_heartbeats: int = 2

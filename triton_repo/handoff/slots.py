@@ -48,9 +48,9 @@ class SlotPool:
             return True
 
     def give_back(self, slots: tuple[int, ...] | list[int]) -> None:
-        """These slots are free."""
+        """These slots are free. They are the next to be given: their memory is in the caches."""
         with self._lock:
-            self._free += slots
+            self._free[:0] = slots
         self._serve()
 
     def _serve(self) -> None:
