@@ -11,6 +11,9 @@ from engines.onnxruntime.session import load_engine, session_options
 
 # A step is a thousand short operators: waking threads for each would take a third of its time.
 SPIN_MICROSECONDS = 50
+# Attention holds a prompt's scores in full: 4 bytes for each head, token and place in the slot. Longer chunks are cut.
+SCORE_BYTES = 1 << 30
+LEAST_TOKENS = 32
 
 
 class Decoder:
@@ -38,6 +41,7 @@ class Decoder:
                        for layer in range(text.num_hidden_layers) for part in ("key", "value")}
         self._no_rows = np.empty((0, text.hidden_size), self._dtype)
         self._bindings: dict[tuple[int, int], object] = {}
+        self._piece = max(LEAST_TOKENS, SCORE_BYTES // (4 * text.num_attention_heads * capacity))
 
     def prefill(self, slot: int, token_ids: np.ndarray, position_ids: np.ndarray, visual_rows: np.ndarray,
                 start: int, logit_rows: np.ndarray) -> np.ndarray:
@@ -53,8 +57,14 @@ class Decoder:
         Returns:
             float32 [N, vocab_size].
         """
-        total = np.array([start + len(token_ids)], np.int32)
-        return self._run((slot, slot + 1), token_ids[None], position_ids[:, None], visual_rows, total, logit_rows)
+        logits = np.empty((len(logit_rows), self.config.text.vocab_size), np.float32)
+        for begin in range(0, len(token_ids), self._piece):
+            part = slice(begin, min(begin + self._piece, len(token_ids)))
+            total = np.array([start + part.stop], np.int32)
+            wanted = (logit_rows >= part.start) & (logit_rows < part.stop)
+            logits[wanted] = self._run((slot, slot + 1), token_ids[None, part], position_ids[:, None, part],
+                                       visual_rows, total, logit_rows[wanted] - begin)
+        return logits
 
     def decode(self, token_ids: np.ndarray, positions: np.ndarray, total_lengths: np.ndarray) -> np.ndarray:
         """One token more for each of the slots 0 to B-1.

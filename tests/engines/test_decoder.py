@@ -45,6 +45,15 @@ def test_any_split_in_any_slot_gives_the_same_logits(prompt, data):
     np.testing.assert_allclose(logits, whole, atol=1e-4 * np.abs(whole).max())
 
 
+@pytest.mark.parametrize("tokens", [1, 7])
+def test_chunks_that_are_cut_for_memory_give_the_same_logits_in_the_order_asked_for(prompt, tokens: int, monkeypatch):
+    inputs, rows, decoder, whole = prompt
+    monkeypatch.setattr(decoder, "_piece", tokens)
+    wanted = np.random.default_rng(0).permutation(len(inputs.token_ids))[:9].astype(np.int32)
+    logits = decoder.prefill(0, inputs.token_ids, inputs.position_ids, rows, 0, wanted)
+    np.testing.assert_allclose(logits, whole[wanted], atol=1e-4 * np.abs(whole).max())
+
+
 def test_tokens_fed_by_decode_steps_give_the_same_logits(prompt):
     """The language tokens behind the images, one by one beside another sequence, as prefill would take them."""
     inputs, rows, decoder, whole = prompt
