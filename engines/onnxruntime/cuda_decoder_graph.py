@@ -1,0 +1,176 @@
+"""The decoder's graph in the operators of plugins/decoder_kernels: six nodes a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from plugins.decoder_kernels.operators import (
+    ADD_NORM,
+    CACHED_ATTENTION,
+    DOMAIN,
+    ROUTED_EXPERTS,
+    ROW_LOGITS,
+    ROW_PRODUCT,
+    ROW_PRODUCT_ADD,
+    VERSION,
+)
+from plugins.deepstack_add.operator import NAME as DEEPSTACK_ADD
+
+
+def use_decoder_kernels(model: ir.Model) -> int:
+    """Rewrite the exported decoder in place. Its inputs and outputs stay as they are. Returns how many layers it has.
+
+    Raises:
+        ValueError: the graph is not the exported one, or it has what no operator is for: biases in its attention, a
+            layer without experts, weights of a few bits.
+    """
+    layers = [node for node in model.graph if node.op_type == "GroupQueryAttention"]
+    for attention in layers:
+        _rewrite_layer(model, attention)
+    _rewrite_head(model)
+    model.graph.opset_imports[DOMAIN] = VERSION
+    RemoveUnusedNodesPass()(model)
+    return len(layers)
+
+
+def _rewrite_layer(model: ir.Model, attention: ir.Node) -> None:
+    query, query_norm = _turned(attention.inputs[0])
+    _, key_norm = _turned(attention.inputs[1])
+    qkv, turn = query.producer().inputs[0], attention.inputs[0].producer()
+    normed, qkv_weights = _product(qkv)
+    output = _only_user(attention.outputs[0], "MatMul")
+    expert_norm = _only_user(output.outputs[0], "SkipSimplifiedLayerNormalization")
+    experts = _user(expert_norm.outputs[0], "MoE")
+    _, router = _product(experts.inputs[1].producer().inputs[0])
+    update, visual = experts.outputs[0], None
+    if (following := next(iter(update.consumers()))).op_type == DEEPSTACK_ADD:
+        update, visual = following.outputs[0], following
+    epsilon = _epsilon(expert_norm)
+
+    rows = _Rows(model)
+    product = _node(ROW_PRODUCT, [normed, rows.of(qkv_weights)], name=f"{attention.name}.qkv")
+    heads = {name: attention.attributes[name].as_int() for name in ("num_heads", "kv_num_heads")}
+    total_lengths = next(value for value in model.graph.inputs if value.name == "total_lengths")
+    attended = _node(CACHED_ATTENTION,
+                     [product.outputs[0], query_norm.inputs[1], key_norm.inputs[1], *map(_angles, turn.inputs[1:3]),
+                      *attention.inputs[3:5], total_lengths],
+                     {**heads, "epsilon": query_norm.attributes["epsilon"].as_float(),
+                      "scale": attention.attributes["scale"].as_float()}, outputs=3, name=attention.name)
+    model.graph.insert_before(attention, product)
+    ir.convenience.replace_nodes_and_values(model.graph, attention, [attention], [attended], attention.outputs,
+                                            attended.outputs)
+
+    hidden = _node(ROW_PRODUCT_ADD, [attended.outputs[0], rows.of(output.inputs[1]), expert_norm.inputs[0]],
+                   name=f"{attention.name}.output")
+    mixed = _node(ROUTED_EXPERTS, [hidden.outputs[0], expert_norm.inputs[2], rows.of(router), experts.inputs[2],
+                                   experts.inputs[4]],
+                  {"k": experts.attributes["k"].as_int(), "epsilon": epsilon}, name=experts.name)
+    model.graph.insert_after(experts, [hidden, mixed])
+    residual, after = hidden.outputs[0], mixed
+    if visual is not None:  # added to the residual instead of to the experts' outputs: the same sum
+        shown = ir.node(visual.op_type, [residual, *visual.inputs[1:]], domain=visual.domain, name=visual.name)
+        shown.attributes.update(visual.attributes)
+        model.graph.insert_after(mixed, shown)
+        residual, after = shown.outputs[0], shown
+    _rewrite_next_norm(model, update, residual, mixed.outputs[0], after)
+
+
+def _rewrite_next_norm(model: ir.Model, update: ir.Value, residual: ir.Value, mixed: ir.Value, after: ir.Node) -> None:
+    """The sum and norm at the beginning of the next layer or, there for the wanted rows only, of the head."""
+    user = next(iter(update.consumers()))
+    if user.op_type == "SkipSimplifiedLayerNormalization":
+        added = _add_norm(residual, mixed, user)
+        model.graph.insert_after(after, added)
+        ir.convenience.replace_all_uses_with([user.outputs[0], user.outputs[3]], added.outputs)
+        return
+    gather = _only_user(user.outputs[0], "Gather")
+    norm = _only_user(gather.outputs[0], "SkipSimplifiedLayerNormalization")
+    added = _add_norm(residual, mixed, norm)
+    tokens = ir.node("Reshape", [added.outputs[0], user.inputs[1]], name=user.name)
+    wanted = ir.node("Gather", [tokens.outputs[0], gather.inputs[1]], name=gather.name)
+    model.graph.insert_after(after, [added, tokens, wanted])
+    ir.convenience.replace_all_uses_with([norm.outputs[0]], [wanted.outputs[0]])
+
+
+def _add_norm(residual: ir.Value, mixed: ir.Value, norm: ir.Node) -> ir.Node:
+    return _node(ADD_NORM, [residual, mixed, norm.inputs[2]], {"epsilon": _epsilon(norm)}, outputs=2, name=norm.name)
+
+
+def _rewrite_head(model: ir.Model) -> None:
+    cast = model.graph.outputs[0].producer()
+    if cast.op_type != "Cast":
+        raise ValueError("the graph's first output is not the logits in float32")
+    wanted, weights = _product(cast.inputs[0])
+    table = weights.producer().inputs[0] if weights.producer() is not None else _Rows(model).of(weights)
+    logits = _node(ROW_LOGITS, [wanted, table], name=cast.name)
+    ir.convenience.replace_nodes_and_values(model.graph, cast, [cast], [logits], cast.outputs, logits.outputs)
+
+
+class _Rows:
+    """Weights [in, out] of the graph as rows [out, in], read when they are written."""
+
+    def __init__(self, model: ir.Model):
+        self._graph = model.graph
+
+    def of(self, weights: ir.Value) -> ir.Value:
+        tensor = weights.const_value
+        if tensor is None or len(tensor.shape) != 2:
+            raise ValueError(f"{weights.name} is not a matrix of weights")
+        shape = ir.Shape(reversed(tensor.shape.numpy()))
+
+        def transposed() -> ir.TensorProtocol:
+            return ir.Tensor(np.ascontiguousarray(tensor.numpy().T), dtype=tensor.dtype)
+
+        rows = ir.LazyTensor(transposed, tensor.dtype, shape, name=f"{weights.name}.rows")
+        value = ir.Value(name=rows.name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=rows)
+        self._graph.register_initializer(value)
+        return value
+
+
+def _node(op_type: str, inputs: Sequence[ir.Value], attributes: dict[str, int | float] | None = None, *,
+          outputs: int = 1, name: str | None = None) -> ir.Node:
+    return ir.node(op_type, inputs, attributes or {}, domain=DOMAIN, num_outputs=outputs, name=name)
+
+
+def _turned(value: ir.Value) -> tuple[ir.Value, ir.Node]:
+    """What a rotated and normalised projection was made of, and its norm's node."""
+    turned = value.producer()
+    norm = turned.inputs[0].producer().inputs[0].producer() if turned.op_type == "RotaryEmbedding" else turned
+    if norm.op_type != "RMSNormalization":
+        raise ValueError(f"{value.name} is not a normalised and rotated projection")
+    return norm.inputs[0].producer().inputs[0], norm
+
+
+def _angles(value: ir.Value) -> ir.Value:
+    """Cosines or sines as they are before they are rounded to the type of the activations."""
+    cast = value.producer()
+    return cast.inputs[0] if cast.op_type == "Cast" else value
+
+
+def _product(value: ir.Value) -> tuple[ir.Value, ir.Value]:
+    node = value.producer()
+    if node is None or node.op_type != "MatMul":
+        raise ValueError(f"{value.name} is not the plain product of activations and weights")
+    return tuple(node.inputs)
+
+
+def _user(value: ir.Value, op_type: str) -> ir.Node:
+    found = [node for node in value.consumers() if node.op_type == op_type]
+    if len(found) != 1:
+        raise ValueError(f"{value.name} goes to {len(found)} nodes {op_type}, expected one")
+    return found[0]
+
+
+def _only_user(value: ir.Value, op_type: str) -> ir.Node:
+    node = _user(value, op_type)
+    if len(value.consumers()) != 1:
+        raise ValueError(f"{value.name} has other users than {op_type}")
+    return node
+
+
+def _epsilon(node: ir.Node) -> float:
+    return node.attributes["epsilon"].as_float()

@@ -1,0 +1,96 @@
+"""The decoder's graph in the CUDA kernels' operators gives the same numbers: on a CPU, from the ONNX functions."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from engines.onnxruntime.cuda_decoder_graph import use_decoder_kernels
+from engines.onnxruntime.decoder import Decoder
+from engines.onnxruntime.session import ENGINE_FILE
+from engines.onnxruntime.vision_encoder import VisionEncoder
+from export.exporter import export
+from export.graph import OPSET
+from plugins.decoder_kernels.onnx_functions import decoder_functions
+from tests.engines.support import make_inputs
+from tests.support.checkpoints import make_checkpoint
+from tests.support.processor_folder import add_processor_files
+
+
+def rewritten(build: Path) -> ir.Model:
+    model = ir.load(build / "onnx/decoder.onnx")
+    use_decoder_kernels(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def engines(random_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The engines of `random_build`, the decoder's rewritten."""
+    folder = tmp_path_factory.mktemp("rewritten") / "engines"
+    shutil.copytree(random_build / "engines", folder, ignore=shutil.ignore_patterns("decoder"))
+    model = rewritten(random_build)
+    model.functions.update({function.identifier(): function for function in decoder_functions(OPSET)})
+    (folder / "decoder").mkdir()
+    ir.save(model, folder / "decoder" / ENGINE_FILE, external_data="weights.bin")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prompt(random_build: Path):
+    """A prompt with two images, and its rows."""
+    inputs = make_inputs(random_build)["images"]
+    return inputs, VisionEncoder(random_build / "engines").encode(inputs.patches, inputs.grids)
+
+
+def logits_of(engine_dir: Path, prompt, cuts: list[int]) -> np.ndarray:
+    """Of the prompt in chunks, then of three steps beside another sequence, whose logits are there too."""
+    inputs, rows = prompt
+    length = len(inputs.token_ids)
+    decoder = Decoder(engine_dir, slots=2, capacity=length + 8)
+    found = []
+    for slot in (0, 1):
+        for start, end in zip([0, *cuts], [*cuts, length], strict=True):
+            found.append(decoder.prefill(slot, inputs.token_ids[start:end], inputs.position_ids[:, start:end], rows,
+                                         start, np.arange(end - start, dtype=np.int32)))
+    decoder.prefill(1, np.array([3, 5], np.int32), np.arange(6, dtype=np.int32).reshape(3, 2) % 2, rows, 0,
+                    np.array([1], np.int32))
+    for step in range(3):
+        lengths = np.array([length + step + 1, 3 + step], np.int32)
+        found.append(decoder.decode(np.array([7 + step, 11], np.int32), lengths - 1, lengths))
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [5, 20]])
+def test_logits_are_those_of_the_exported_graph(random_build: Path, engines: Path, prompt, cuts: list[int]) -> None:
+    expected = logits_of(random_build / "engines", prompt, cuts)
+    np.testing.assert_allclose(logits_of(engines, prompt, cuts), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_layer_is_six_nodes_and_interface_and_weights_stay(random_build: Path) -> None:
+    before, after = ir.load(random_build / "onnx/decoder.onnx"), rewritten(random_build)
+    config = Decoder(random_build / "engines", 1, 8).config
+    layers, levels = config.text.num_hidden_layers, config.vision.deepstack_levels
+    kinds = Counter(node.op_type for node in after.graph)
+    assert {name: kinds[name] for name in ("RowProduct", "CachedAttention", "RowProductAdd", "RoutedExperts", "AddNorm")
+            } == dict.fromkeys(("RowProduct", "CachedAttention", "RowProductAdd", "RoutedExperts", "AddNorm"), layers)
+    assert kinds["DeepstackAdd"] == 1 + levels and kinds["RowLogits"] == 1
+    assert not {"MatMul", "MoE", "GroupQueryAttention", "SkipSimplifiedLayerNormalization", "Split"} & set(kinds)
+    for part in ("inputs", "outputs"):
+        assert [(x.name, x.dtype, x.shape) for x in getattr(before.graph, part)] == [
+            (x.name, x.dtype, x.shape) for x in getattr(after.graph, part)]
+    sizes = [sum(x.const_value.nbytes for x in model.graph.initializers.values()) for model in (before, after)]
+    assert abs(sizes[0] - sizes[1]) < 4096  # small constants
+
+
+@pytest.mark.parametrize(("text", "precision", "message"), [
+    ({"moe_intermediate_size": 48}, "int4", "is not the plain product of activations and weights"),
+    ({"mlp_only_layers": [1]}, "fp32", "goes to 0 nodes MoE, expected one"),
+])
+def test_what_no_operator_is_for_is_refused(tmp_path: Path, text: dict, precision: str, message: str) -> None:
+    checkpoint = add_processor_files(make_checkpoint(tmp_path / "checkpoint", text=text))
+    export(checkpoint, tmp_path / "build", precision)
+    with pytest.raises(ValueError, match=message):
+        rewritten(tmp_path / "build")

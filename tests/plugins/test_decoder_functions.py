@@ -1,0 +1,81 @@
+"""The decoder operators' ONNX functions compute what their numpy definitions do."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from plugins.decoder_kernels import operators
+from plugins.decoder_kernels.onnx_functions import CONTRIBUTED, decoder_functions
+
+OPSET = 23
+HIDDEN, EXPERTS, INNER, K, HEADS, KV_HEADS, SIZE = 16, 6, 4, 3, 4, 2, 8
+TYPES = {np.dtype(np.float32): ir.DataType.FLOAT, np.dtype(np.int32): ir.DataType.INT32}
+
+
+def run(op_type: str, arrays: dict[str, np.ndarray], outputs: int = 1, **attributes) -> list[np.ndarray]:
+    """One node of the operator in ONNX Runtime."""
+    inputs = [ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(TYPES[array.dtype]))
+              for name, array in arrays.items()]
+    results = [ir.Value(name=f"result_{i}", type=ir.TensorType(ir.DataType.FLOAT)) for i in range(outputs)]
+    node = ir.node(op_type, inputs, attributes, domain=operators.DOMAIN, outputs=results)
+    graph = ir.Graph(inputs, results, nodes=[node], name="one",
+                     opset_imports={"": OPSET, CONTRIBUTED: 1, operators.DOMAIN: operators.VERSION})
+    model = ir.Model(graph, ir_version=11, functions=decoder_functions(OPSET))
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, arrays)
+
+
+def numbers(seed: int, **shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def assert_close(got: np.ndarray, expected: np.ndarray) -> None:
+    assert got.dtype == expected.dtype and got.shape == expected.shape
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("tokens", [(1, 5), (3, 1)])
+def test_products(tokens: tuple[int, int]) -> None:
+    arrays = numbers(0, x=(*tokens, HIDDEN), weights=(24, HIDDEN))
+    assert_close(run(operators.ROW_PRODUCT, arrays)[0], operators.row_product(**arrays))
+    assert_close(run(operators.ROW_LOGITS, arrays)[0], operators.row_logits(**arrays))
+    arrays |= numbers(1, residual=(*tokens, 24))
+    assert_close(run(operators.ROW_PRODUCT_ADD, arrays)[0], operators.row_product_add(**arrays))
+
+
+@pytest.mark.parametrize("tokens", [(1, 5), (3, 1)])
+def test_add_norm(tokens: tuple[int, int]) -> None:
+    arrays = numbers(2, h=(*tokens, HIDDEN), y=(*tokens, K, HIDDEN), norm=(HIDDEN,))
+    expected = operators.add_norm(**arrays, epsilon=0.25)  # large enough to see where it goes
+    for got, wanted in zip(run(operators.ADD_NORM, arrays, 2, epsilon=0.25), expected, strict=True):
+        assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("tokens", [(1, 5), (3, 1)])
+def test_routed_experts(tokens: tuple[int, int]) -> None:
+    arrays = numbers(3, h=(*tokens, HIDDEN), norm=(HIDDEN,), router=(EXPERTS, HIDDEN),
+                     gate_up=(EXPERTS, 2 * INNER, HIDDEN), down=(EXPERTS, HIDDEN, INNER))
+    expected = operators.routed_experts(**arrays, k=K, epsilon=0.25)
+    assert_close(run(operators.ROUTED_EXPERTS, arrays, k=K, epsilon=0.25)[0], expected)
+
+
+@pytest.mark.parametrize(("count", "lengths"), [(1, [4, 1, 9]), (3, [3]), (3, [8])])
+def test_cached_attention(count: int, lengths: list[int]) -> None:
+    batch, attributes = len(lengths), {"num_heads": HEADS, "kv_num_heads": KV_HEADS, "epsilon": 0.25, "scale": 0.3}
+    cache = (batch, KV_HEADS, 10, SIZE)
+    arrays = numbers(4, qkv=(batch, count, (HEADS + 2 * KV_HEADS) * SIZE), query_norm=(SIZE,), key_norm=(SIZE,),
+                     angles=(batch, count, SIZE // 2), keys=cache, values=cache)
+    angles = arrays.pop("angles")
+    arrays = {"qkv": arrays.pop("qkv"), "query_norm": arrays.pop("query_norm"), "key_norm": arrays.pop("key_norm"),
+              "cosines": np.cos(angles), "sines": np.sin(angles), **arrays,
+              "total_lengths": np.array(lengths, np.int32)}
+    expected = operators.cached_attention(**arrays, **attributes)
+    got = run(operators.CACHED_ATTENTION, arrays, 3, **attributes)
+    assert_close(got[0], expected[0])
+    for b, length in enumerate(lengths):  # beyond its tokens a present cache that is no past one is undefined
+        for part in (1, 2):
+            assert_close(got[part][b, :, :length], expected[part][b, :, :length])
