@@ -1,6 +1,7 @@
 """`model.py` of a Triton model `encode` that makes the rows of `tests.support.encode_jobs`.
 
-Parameters: `description`, JSON of the rows; `fault`, one of `FAULTS`, what it does wrong.
+Parameters: `description`, JSON of the rows; `settings`, JSON of the sender's; `fault`, one of `FAULTS`, what it does
+wrong.
 """
 
 import json
@@ -10,6 +11,7 @@ from tests.support.encode_faults import faulty
 from tests.support.encode_jobs import encode
 from triton_repo.handoff.job import RowsDescription
 from triton_repo.handoff.sender import HandoffSender
+from triton_repo.handoff.settings import SenderSettings
 from triton_repo.handoff.triton_requests import TritonReply
 
 
@@ -20,7 +22,8 @@ class TritonPythonModel:
         description = RowsDescription(**json.loads(parameters["description"]))
         self._fault = parameters["fault"]
         self._sender = HandoffSender(
-            lambda task: threading.Thread(target=encode, args=(task, description), daemon=True).start(), description)
+            lambda task: threading.Thread(target=encode, args=(task, description), daemon=True).start(), description,
+            SenderSettings(**json.loads(parameters["settings"])))
 
     def execute(self, requests):
         for request in requests:

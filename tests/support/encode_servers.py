@@ -16,15 +16,17 @@ CODE = Path(__file__).with_name("encode_model.py")
 
 
 def encode_server(folder: Path, fault: str = "", description: RowsDescription = DESCRIPTION,
-                  **place: object) -> OneModelServer:
+                  settings: dict | None = None, **place: object) -> OneModelServer:
     """A server whose model is `tests.support.encode_model`.
 
     Args:
         fault: a key of `encode_faults.FAULTS`.
+        settings: the sender's, where they differ from `SenderSettings`.
         place: see `OneModelServer`.
     """
     message, payload = HANDOFF
-    parameters = {"description": json.dumps(dataclasses.asdict(description)), "fault": fault}
+    parameters = {"description": json.dumps(dataclasses.asdict(description)), "fault": fault,
+                  "settings": json.dumps(settings or {})}
     model = PythonModel(ENCODE, (message, dataclasses.replace(payload, optional=True)), HANDOFF, decoupled=True,
                         parameters=parameters)
     return OneModelServer(folder, model, CODE, **place)

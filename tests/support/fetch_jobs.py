@@ -1,4 +1,4 @@
-"""A language side in a process of its own: `python -m tests.support.fetch_jobs URL TRANSPORT SEED...`.
+"""A language side in a process of its own: `python -m tests.support.fetch_jobs [--seconds N] URL TRANSPORT SEED...`.
 
 Fetches a large job of each seed, all at once, and compares. Prints one line of JSON: the error of each job, or null,
 and how many streams were opened.
@@ -6,8 +6,8 @@ and how many streams were opened.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -25,8 +25,13 @@ SETTINGS = ReceiverSettings(block_bytes=65536, buffer_bytes=4 * 65536, connect_s
 
 
 def main() -> None:
-    url, transport, *seeds = sys.argv[1:]
-    connection = EncodeConnection(url, transport, DESCRIPTION, SETTINGS)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=0, help="that each job takes")
+    parser.add_argument("url")
+    parser.add_argument("transport")
+    parser.add_argument("seeds", nargs="+", type=int)
+    arguments = parser.parse_args()
+    connection = EncodeConnection(arguments.url, arguments.transport, DESCRIPTION, SETTINGS)
     streams = set()
 
     def watch() -> bool:
@@ -34,16 +39,16 @@ def main() -> None:
         streams.add(getattr(connection._stream, "session", None))
         return False
 
-    def fetch(seed: str) -> str | None:
-        job = make_job(int(seed), GRID)
+    def fetch(seed: int) -> str | None:
+        job = make_job(seed, GRID, seconds=arguments.seconds)
         try:
             rows = connection.fetch(job, time.monotonic() + SECONDS, watch)
         except Exception as error:
             return f"{type(error).__name__}: {error}"
         return None if np.array_equal(rows, rows_of(job)) else "wrong rows"
 
-    with ThreadPoolExecutor(len(seeds)) as pool:
-        errors = list(pool.map(fetch, seeds))
+    with ThreadPoolExecutor(len(arguments.seeds)) as pool:
+        errors = list(pool.map(fetch, arguments.seeds))
     connection.close()
     print(json.dumps({"errors": errors, "streams": len(streams - {None})}))
 

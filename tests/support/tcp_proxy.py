@@ -22,7 +22,7 @@ class TcpProxy:
         connections: accepted so far.
         delay: seconds that each chunk waits.
         frozen: nothing passes, and nobody is told.
-        break_at: breaks the connections as soon as this many bytes have come down, then never again until set anew.
+        break_at: number of bytes come down at which the connections are broken: see `break_after`.
         reset: whether a break is a reset or an orderly end.
     """
 
@@ -46,6 +46,11 @@ class TcpProxy:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.break_all()
+
+    def break_after(self, size: int) -> None:
+        """Break the connections as soon as so many more bytes have come down, once."""
+        with self._lock:
+            self.break_at = self.down_bytes + size
 
     def break_all(self) -> None:
         """Break all connections now."""

@@ -30,7 +30,7 @@ Connect = Callable[..., EncodeConnection]
 @pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneModelServer]:
     """An encode server without faults. Tests must leave it running."""
-    with encode_server(tmp_path_factory.mktemp("encode")) as running:
+    with encode_server(tmp_path_factory.mktemp("encode"), settings={"retention_seconds": 5}) as running:
         yield running
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support import fetch_jobs
 from tests.support.encode_jobs import make_job, rows_of
 from tests.support.tcp_proxy import TcpProxy
 from tests.triton_repo.handoff.conftest import SECONDS, SETTINGS, TRANSPORTS, soon, wait_until
-from triton_repo.handoff.errors import CorruptBlock, ProtocolError, TypeMismatch, Unreachable, VersionMismatch
+from triton_repo.handoff.errors import Busy, CorruptBlock, ProtocolError, TypeMismatch, Unreachable, VersionMismatch
 from triton_repo.handoff.receiver import EncodeConnection
 from triton_repo.handoff.states import State
 
@@ -54,7 +57,7 @@ def test_broken_in_mid_block_goes_on_where_it_was(proxy, connect, reset: bool, t
     connection = connect(proxy.url, transport, QUICK)
     connection.health()
     for part in (0.3, 0.6, 0.9):
-        proxy.break_at = proxy.down_bytes + int(part * size)
+        proxy.break_after(int(part * size))
         check(connection, job)
         assert proxy.break_at is None, "it was not broken"
     if transport == "grpc":
@@ -73,7 +76,7 @@ def test_broken_again_and_again_at_any_byte(proxy, connect) -> None:
         fetching = [pool.submit(connection.fetch, job, soon()) for job in jobs]
         while not all(future.done() for future in fetching):
             if proxy.break_at is None and breaks:
-                proxy.break_at = proxy.down_bytes + chance.randint(1, 60_000)
+                proxy.break_after(chance.randint(1, 60_000))
                 breaks -= 1
             time.sleep(0.02)
         for job, future in zip(jobs, fetching, strict=True):
@@ -167,3 +170,36 @@ def test_killed_model_process_is_noticed(start, connect) -> None:
         wait_until(lambda: state_of(connection) is State.WAITING)
         os.kill(server.model_process(), signal.SIGKILL)
         assert isinstance(fetching.exception(timeout=SECONDS), Unreachable)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_killed_language_server_leaves_nothing_at_the_encode_server(start, connect, transport: str) -> None:
+    server = start(settings={"retention_seconds": 0.5})
+    watching = connect(server.url, settings=QUICK)
+    command = [sys.executable, "-m", fetch_jobs.__name__, "--seconds", "60", server.url, transport, "1", "2"]
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: watching.health().transfers == 2)
+    memory = Path(f"/proc/{server.model_process()}/maps")
+    assert ("qwen3vl-handoff" in memory.read_text()) is (transport == "shared_memory")
+    killed.kill()
+    killed.wait()
+    wait_until(lambda: watching.health().transfers == 0)
+    wait_until(lambda: "qwen3vl-handoff" not in memory.read_text())
+
+
+def test_more_rows_than_may_be_held_are_refused_until_some_are_fetched(start, connect) -> None:
+    """A receiver that has no slots keeps rows at the encode server; these are bounded."""
+    job = make_job(1, LARGE)
+    server = start(settings={"held_bytes": rows_of(job).nbytes - 1})
+    slow, other = connect(server.url), connect(server.url)
+    slots = hold_slots(slow)
+    last = slow._stream.slots._free.pop()
+    with ThreadPoolExecutor(1) as pool:
+        fetching = pool.submit(slow.fetch, job, soon())
+        wait_until(lambda: state_of(slow) is State.TRANSFERRING)
+        with pytest.raises(Busy, match="held_bytes"):
+            other.fetch(make_job(2), soon())
+        slow._stream.slots.give_back([*slots, last])
+        np.testing.assert_array_equal(fetching.result(timeout=SECONDS), rows_of(job))
+    wait_until(lambda: other.health().transfers == 0)
+    check(other, make_job(2))

@@ -139,6 +139,13 @@ def test_unknown_transfer_is_asked_for_anew(receiver) -> None:
     assert isinstance(step.send[0], Request) and step.send[0].attempt == 3 and sorted(step.free) == [0, 1]
 
 
+def test_grants_to_a_sender_that_has_forgotten_are_void(receiver) -> None:
+    step = receiver.unknown(1, 1)
+    assert isinstance(step.send[0], Request) and step.free == () and sorted(receiver.held) == [0, 1]
+    assert receiver.ready(2, "f", 1).free == (1, 0)
+    assert receiver.grant([0], 1).send == (Grant("t", 2, ((3, 0, 0, 3),)),)
+
+
 def test_corrupt_blocks_are_asked_for_again_and_counted(receiver) -> None:
     assert receiver.read(block_of(1, 0, 0, 3), False, 1) == Step(free=(0,))
     assert receiver.grant([0], 1).send == (Grant("t", 1, ((3, 0, 0, 3),)),)
