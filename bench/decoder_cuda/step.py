@@ -41,8 +41,8 @@ class Step:
     def attention(self, layer: Layer, keys: torch.Tensor, values: torch.Tensor, splits: int = 0) -> None:
         b, s = self.buffers, self.shape
         self._call("decode_attention", b.attended, b.qkv, layer.query_norm, layer.key_norm, b.cosines, b.sines, keys,
-                   values, b.total_lengths, self.batch, s.heads, s.kv_heads, s.head_size, keys.shape[2], s.epsilon,
-                   s.head_size**-0.5, self.type, splits)
+                   values, b.total_lengths, 1, 0, self.batch, s.heads, s.kv_heads, s.head_size, keys.shape[2],
+                   s.epsilon, s.head_size**-0.5, self.type, splits)
 
     def output(self, layer: Layer) -> None:
         b, s = self.buffers, self.shape
@@ -64,8 +64,8 @@ class Step:
 
     def add_norm(self, norm: torch.Tensor, chosen: int | None = None) -> None:
         b, s = self.buffers, self.shape
-        self._call("add_norm", b.normed, b.h, b.y, norm, self.batch, s.chosen if chosen is None else chosen, s.hidden,
-                   s.epsilon, self.type)
+        self._call("add_norm", b.normed, b.h, b.h, b.y, norm, self.batch, s.chosen if chosen is None else chosen,
+                   s.hidden, s.epsilon, self.type)
 
     def head(self, head: Head) -> None:
         b, s = self.buffers, self.shape

@@ -13,10 +13,10 @@ _TYPES = {"float16": 1, "bfloat16": 2}  # enum Qwen3vlType
 # Arguments of each function: p a device address or stream, i an int, f a float.
 _SIGNATURES = {
     "product": "ppppiiiiip",
-    "decode_attention": "pppppppppiiiiiffiip",
+    "decode_attention": "pppppppppiiiiiiiffiip",
     "router": "ppppipppiiiifip",
     "experts": "ppppppppiiiiiip",
-    "add_norm": "ppppiiifip",
+    "add_norm": "pppppiiifip",
 }
 _KINDS = {"p": c_void_p, "i": c_int, "f": c_float}
 

@@ -41,8 +41,8 @@ def test_compiles_and_refuses_sizes_before_it_touches_a_gpu(tmp_path: Path) -> N
     kernels = DecoderKernels(path)
     bfloat16 = type_number("bfloat16")
     with pytest.raises(RuntimeError, match=f"qwen3vl_add_norm.*CUDA error {INVALID_VALUE}"):
-        kernels.call("add_norm", 16, 16, 16, 16, 1, 8, 2047, 1e-6, bfloat16, 0)
+        kernels.call("add_norm", *[16] * 5, 1, 8, 2047, 1e-6, bfloat16, 0)
     with pytest.raises(RuntimeError, match=f"qwen3vl_product.*CUDA error {INVALID_VALUE}"):
         kernels.call("product", 16, 16, 0, 16, 1, 2044, 2048, bfloat16, 0, 0)
     with pytest.raises(RuntimeError, match=f"qwen3vl_decode_attention.*CUDA error {INVALID_VALUE}"):
-        kernels.call("decode_attention", *[16] * 9, 1, 32, 8, 128, 64, 1e-6, 0.1, bfloat16, 0, 0)
+        kernels.call("decode_attention", *[16] * 9, 1, 0, 1, 32, 8, 128, 64, 1e-6, 0.1, bfloat16, 0, 0)

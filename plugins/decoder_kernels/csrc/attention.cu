@@ -1,10 +1,10 @@
 // Attention of one new token a sequence over a slotted cache, with what comes before it: the norms of queries and keys,
 // rotary positions, and the append to the cache.
 //
-// A cluster of blocks shares one key-value head of one sequence; each warp takes groups of 16 cached tokens, which the copy
-// engine brings to shared memory, several ahead. From there they are read as the tensor cores want them: keys as rows of
-// S^T = K Q^T, and values, two tokens' numbers put side by side, as rows of O^T = V^T P^T. The heads that share a key-value
-// head are the 8 columns.
+// A cluster of blocks shares one key-value head of one sequence; each warp takes groups of 16 cached tokens, which the
+// copy engine brings to shared memory, several ahead. From there they are read as the tensor cores want them: keys as
+// rows of S^T = K Q^T, and values, two tokens' numbers put side by side, as rows of O^T = V^T P^T. The heads that share
+// a key-value head are the 8 columns.
 #include <cooperative_groups.h>
 #include <cuda_runtime.h>
 
@@ -35,6 +35,7 @@ struct AttentionArguments {
   void* keys;                        // T [B, kv_heads, capacity, 128]
   void* values;                      // the same
   const std::int32_t* total_lengths; // [B], this token counted
+  int chunk, index;                  // tokens that are new with this one, and its place among them
   int kv_heads, capacity;
   float epsilon, scale;              // of the norms; of the scores
 };
@@ -130,8 +131,8 @@ class CachedGroups {
   // Tokens of the present group, 16 but for a sequence's last.
   __device__ __forceinline__ int count() const { return min(past_ - next_ * kGroupTokens, kGroupTokens); }
 
-  // Waits for the present group. Values of tokens that are not there become 0: their weights are, but 0 times anything is
-  // not always 0.
+  // Waits for the present group. Values of tokens that are not there become 0: their weights are, but 0 times anything
+  // is not always 0.
   __device__ __forceinline__ void wait() {
     barrier_wait(&full_[slot_], parity_);
     if (count() == kGroupTokens) return;
@@ -243,13 +244,13 @@ __global__ void __launch_bounds__(kWarps * 32, 2) attention_kernel(const Attenti
   const int kv_head = blockIdx.y, sequence = blockIdx.z;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 
-  const int past = arguments.total_lengths[sequence] - 1;
+  const int past = arguments.total_lengths[sequence] - arguments.chunk + arguments.index;
   const std::int64_t slot = (static_cast<std::int64_t>(sequence) * arguments.kv_heads + kv_head) * arguments.capacity;
   T* keys = static_cast<T*>(arguments.keys) + slot * kHeadSize;
   T* values = static_cast<T*>(arguments.values) + slot * kHeadSize;
   CachedGroups<T, kDepth> groups(shared.groups[warp], shared.full[warp], keys, values, past, warp * kRanks + rank,
                                  kRanks * kWarps);
-  groups.start();
+  if (arguments.chunk == 1) groups.start();  // the cache is older than the kernel before this one
   const float2 cosine = reinterpret_cast<const float2*>(arguments.cosines + sequence * (kHeadSize / 2))[lane];
   const float2 sine = reinterpret_cast<const float2*>(arguments.sines + sequence * (kHeadSize / 2))[lane];
   const uint2 query_norm = head_norm_now(static_cast<const T*>(arguments.query_norm), lane);
@@ -265,6 +266,7 @@ __global__ void __launch_bounds__(kWarps * 32, 2) attention_kernel(const Attenti
   }
   wait_for_previous_kernel();
   let_next_kernel_start();
+  if (arguments.chunk > 1) groups.start();
 
   const int heads = arguments.kv_heads * kSharing;
   const T* qkv = static_cast<const T*>(arguments.qkv) +
@@ -431,16 +433,18 @@ cudaError_t dispatch_attention(const AttentionArguments& arguments, int batch, i
 
 int qwen3vl_decode_attention(void* out, const void* qkv, const void* query_norm, const void* key_norm,
                              const float* cosines, const float* sines, void* keys, void* values,
-                             const int32_t* total_lengths, int batch, int heads, int kv_heads, int head_size,
-                             int capacity, float epsilon, float scale, int type, int splits, void* stream) {
+                             const int32_t* total_lengths, int chunk, int index, int batch, int heads, int kv_heads,
+                             int head_size, int capacity, float epsilon, float scale, int type, int splits,
+                             void* stream) {
   using namespace qwen3vl;
-  if (batch < 1 || head_size != kHeadSize || heads != kv_heads * kSharing) return cudaErrorInvalidValue;
+  if (batch < 1 || index < 0 || index >= chunk) return cudaErrorInvalidValue;
+  if (head_size != kHeadSize || heads != kv_heads * kSharing) return cudaErrorInvalidValue;
   if (splits == 0) {
     splits = 8;  // as many as run at once; the exchange between many is dear, then one block a multiprocessor is enough
     while (splits > 1 && batch * kv_heads * splits > multiprocessor_count() * (splits > 2 ? 1 : 2)) splits /= 2;
   }
-  const AttentionArguments arguments{out,    qkv,           query_norm, key_norm, cosines, sines, keys,
-                                     values, total_lengths, kv_heads,   capacity, epsilon, scale};
+  const AttentionArguments arguments{out,    qkv,           query_norm, key_norm, cosines,  sines,    keys,
+                                     values, total_lengths, chunk,      index,    kv_heads, capacity, epsilon, scale};
   const auto on = static_cast<cudaStream_t>(stream);
   if (type == QWEN3VL_BFLOAT16) return dispatch_attention<__nv_bfloat16>(arguments, batch, splits, on);
   if (type == QWEN3VL_FLOAT16) return dispatch_attention<__half>(arguments, batch, splits, on);

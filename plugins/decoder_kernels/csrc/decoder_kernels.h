@@ -1,11 +1,12 @@
 // The decoder's kernels on a CUDA device: the C interface of the library.
 //
 // All pointers are device memory, arrays are contiguous and aligned to 16 bytes. T is float16 or bfloat16, by `type`.
-// Work is put on `stream` (a cudaStream_t) of the current device, without synchronisation or allocation, so that it can be
-// captured into a CUDA graph. A kernel may begin before the one ahead of it in the stream has ended; it then reads weights,
-// and waits for it before it touches anything else, but for `total_lengths`, `cosines`, `sines` and the cache of earlier
-// tokens, which therefore none of these kernels in the same step may write. Each function returns a cudaError_t: cudaErrorInvalidValue for sizes
-// that no kernel was compiled for, else what the launch returned.
+// Work is put on `stream` (a cudaStream_t) of the current device, without synchronisation or allocation, so that it can
+// be captured into a CUDA graph. A kernel may begin before the one ahead of it in the stream has ended; it then reads
+// weights, and waits for it before it touches anything else, but for `total_lengths`, `cosines`, `sines` and, with a
+// chunk of 1, the cache of earlier tokens, which therefore none of these kernels in the same step may write. Each
+// function returns a cudaError_t: cudaErrorInvalidValue for sizes that no kernel was compiled for, else what the launch
+// returned.
 #pragma once
 
 #include <stdint.h>
@@ -18,21 +19,24 @@ enum Qwen3vlType { QWEN3VL_FLOAT32 = 0, QWEN3VL_FLOAT16 = 1, QWEN3VL_BFLOAT16 = 
 
 // out [tokens, rows] = x [tokens, inner] weights [rows, inner]^T + residual [tokens, rows].
 //
-// `residual` null: nothing added; it may be `out`. `wide_out`: out is float32 and there is no residual. Sizes: inner 2048
-// or, not with `wide_out`, 4096; rows a multiple of 8.
-int qwen3vl_product(void* out, const void* x, const void* residual, const void* weights, int tokens, int rows, int inner,
-                    int type, int wide_out, void* stream);
+// `residual` null: nothing added; it may be `out`. `wide_out`: out is float32 and there is no residual. Sizes: inner
+// 2048 or, not with `wide_out`, 4096; rows a multiple of 8.
+int qwen3vl_product(void* out, const void* x, const void* residual, const void* weights, int tokens, int rows,
+                    int inner, int type, int wide_out, void* stream);
 
 // Attention of one new token for each of `batch` sequences; appends its key and value to the cache.
 //
 // qkv [batch, (heads + 2 kv_heads) * 128]: queries, keys, values before norms and rotation. cosines, sines [batch, 64]:
-// of the new tokens' rotary angles; d and d + 64 turn together. keys, values [batch, kv_heads, capacity, 128]; sequence b
-// holds total_lengths[b] - 1 tokens, and the new one goes behind them. out [batch, heads * 128]. `splits`: blocks that
-// share a sequence's key-value head, 1, 2, 4 or 8; 0 chooses. Sizes: 128 a head, 8 heads for each key-value head.
+// of the new tokens' rotary angles; d and d + 64 turn together. keys, values [batch, kv_heads, capacity, 128]; sequence
+// b holds total_lengths[b] - chunk + index tokens, and the new one goes behind them: of `chunk` new tokens, which
+// total_lengths counts, this is number `index`, and those before it have been taken by calls before this. out [batch,
+// heads * 128]. `splits`: blocks that share a sequence's key-value head, 1, 2, 4 or 8; 0 chooses. Sizes: 128 a head, 8
+// heads for each key-value head.
 int qwen3vl_decode_attention(void* out, const void* qkv, const void* query_norm, const void* key_norm,
                              const float* cosines, const float* sines, void* keys, void* values,
-                             const int32_t* total_lengths, int batch, int heads, int kv_heads, int head_size,
-                             int capacity, float epsilon, float scale, int type, int splits, void* stream);
+                             const int32_t* total_lengths, int chunk, int index, int batch, int heads, int kv_heads,
+                             int head_size, int capacity, float epsilon, float scale, int type, int splits,
+                             void* stream);
 
 // normed [tokens, hidden] = rms_norm(x); chosen, chosen_weights [tokens, k] = the k experts with the largest
 // normed weights [experts, hidden]^T, largest first, and the softmax of those k. Sets counters [counter_count] to 0.
@@ -50,10 +54,10 @@ int qwen3vl_experts(float* y, void* activations, int32_t* counters, const void* 
                     const float* chosen_weights, const void* gate_up, const void* down, int tokens, int k, int experts,
                     int hidden, int inner, int type, void* stream);
 
-// h [tokens, hidden] += sum over k of y [tokens, k, hidden]; normed [tokens, hidden] = rms_norm(h). With k = 0, h stays.
-// Sizes: hidden 2048.
-int qwen3vl_add_norm(void* normed, void* h, const float* y, const void* norm, int tokens, int k, int hidden,
-                     float epsilon, int type, void* stream);
+// total [tokens, hidden] = h + sum over k of y [tokens, k, hidden]; normed [tokens, hidden] = rms_norm(total). `total`
+// may be `h`; with k = 0 it is h and not written. Sizes: hidden 2048.
+int qwen3vl_add_norm(void* normed, void* total, const void* h, const float* y, const void* norm, int tokens, int k,
+                     int hidden, float epsilon, int type, void* stream);
 
 #ifdef __cplusplus
 }

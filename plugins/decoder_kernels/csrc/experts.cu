@@ -1,8 +1,8 @@
 // The chosen experts of each token: y[pair] = weight * down(silu(gate(x)) * up(x)).
 //
 // One kernel streams the weights of all used experts once, first gates and ups, then downs. Blocks take both in the
-// experts' order, so that the activations which a block waits for are done, or nearly, when it comes to them, and its ring
-// is full of weights meanwhile. All blocks have to be resident at once: one a multiprocessor.
+// experts' order, so that the activations which a block waits for are done, or nearly, when it comes to them, and its
+// ring is full of weights meanwhile. All blocks have to be resident at once: one a multiprocessor.
 #include <cuda_runtime.h>
 
 #include <type_traits>
@@ -45,7 +45,8 @@ struct ExpertShape {
   static constexpr int kRows = kHalves * kHalfTile;
   static constexpr int kMaxPairs = kFew ? 64 : kHalves == 1 ? 512 : 2048;
   using Plan = ExpertPlan<kMaxPairs, kRows>;
-  using Planning = std::conditional_t<kFew, FewTokensPlan<kMaxPairs, kRows>, ManyTokensPlan<kMaxPairs, kRows, kStreamWarps>>;
+  using Planning =
+      std::conditional_t<kFew, FewTokensPlan<kMaxPairs, kRows>, ManyTokensPlan<kMaxPairs, kRows, kStreamWarps>>;
   static constexpr int kBudget = kHalves == 1 ? kHalfBudget : kFullBudget;
   static constexpr int kStages = stages_that_fit<kHalves>(kBudget, kUpPiece, sizeof(Plan));
   using Memory = StreamMemory<kHalves, kStages, kUpPiece>;
@@ -65,9 +66,9 @@ struct ExpertShape {
 constexpr int kDownTag = 1 << 30;
 constexpr int kEndTag = -1;
 
-// The tiles of a block: first of gates and ups, then of downs. Most of each list is divided among the blocks beforehand, in
-// long runs, for which tokens have to be loaded once or twice; the rest is taken in small pieces by whichever block is
-// ready, as some reach memory faster than others. How much, and how small, was found by measuring.
+// The tiles of a block: first of gates and ups, then of downs. Most of each list is divided among the blocks
+// beforehand, in long runs, for which tokens have to be loaded once or twice; the rest is taken in small pieces by
+// whichever block is ready, as some reach memory faster than others. How much, and how small, was found by measuring.
 template <typename Plan>
 class ExpertRows {
  public:
@@ -152,8 +153,9 @@ class Experts {
   using Shape = ExpertShape<kHalves, kFew>;
 
   __device__ Experts(const ExpertArguments& arguments, typename Shape::Shared& shared)
-      : arguments_(arguments), plan_(shared.plan), stream_(shared.stream, ExpertRows<typename Shape::Plan>(arguments, shared.plan)),
-        warp_(threadIdx.x / 32), lane_(threadIdx.x % 32) {}
+      : arguments_(arguments), plan_(shared.plan),
+        stream_(shared.stream, ExpertRows<typename Shape::Plan>(arguments, shared.plan)), warp_(threadIdx.x / 32),
+        lane_(threadIdx.x % 32) {}
 
   __device__ void run() {
     stream_.start();
@@ -317,7 +319,8 @@ int qwen3vl_experts(float* y, void* activations, int32_t* counters, const void* 
                     const float* chosen_weights, const void* gate_up, const void* down, int tokens, int k, int experts,
                     int hidden, int inner, int type, void* stream) {
   using namespace qwen3vl;
-  if (tokens < 1 || k < 1 || experts > kMaxExperts || hidden != kHidden || inner != kInner) return cudaErrorInvalidValue;
+  const bool known = experts <= kMaxExperts && hidden == kHidden && inner == kInner;
+  if (tokens < 1 || k < 1 || !known) return cudaErrorInvalidValue;
   const ExpertArguments arguments{y, activations, counters, x, chosen, chosen_weights, gate_up, down, tokens, k};
   const auto on = static_cast<cudaStream_t>(stream);
   if (type == QWEN3VL_BFLOAT16) return dispatch_experts<__nv_bfloat16>(arguments, on);

@@ -55,8 +55,8 @@ struct Element<__half> {
   }
 };
 
-// D[token][row] += A[token][k] W[row][k] over 32 k: `low` and `high` hold tokens l / 4 and l / 4 + 8, `weights` row l / 4.
-// D: lane l has tokens l / 4 (d[0], d[1]) and l / 4 + 8 (d[2], d[3]) of rows 2 (l % 4) and the next.
+// D[token][row] += A[token][k] W[row][k] over 32 k: `low` and `high` hold tokens l / 4 and l / 4 + 8, `weights` row l /
+// 4. D: lane l has tokens l / 4 (d[0], d[1]) and l / 4 + 8 (d[2], d[3]) of rows 2 (l % 4) and the next.
 template <typename T>
 __device__ __forceinline__ void multiply_32(float (&even)[4], float (&odd)[4], const uint4& low, const uint4& high,
                                             const uint4& weights) {

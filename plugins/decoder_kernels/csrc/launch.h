@@ -17,8 +17,9 @@ inline int multiprocessor_count() {
   return count;
 }
 
-// Allows a kernel its dynamic shared memory, once for each kernel and device. All kernels ask for the same division of a
-// multiprocessor's memory into cache and shared memory: with another one, a kernel can't start beside the one before it.
+// Allows a kernel its dynamic shared memory, once for each kernel and device. All kernels ask for the same division of
+// a multiprocessor's memory into cache and shared memory: with another one, a kernel can't start beside the one before
+// it.
 inline cudaError_t allow(const void* kernel, std::size_t shared_bytes) {
   static std::mutex mutex;
   static std::set<std::pair<const void*, int>> allowed;
@@ -29,7 +30,8 @@ inline cudaError_t allow(const void* kernel, std::size_t shared_bytes) {
   const int bytes = static_cast<int>(shared_bytes);
   cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (status == cudaSuccess) {
-    status = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+    status = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                  cudaSharedmemCarveoutMaxShared);
   }
   if (status == cudaSuccess) allowed.insert({kernel, device});
   return status;

@@ -143,8 +143,8 @@ cudaError_t dispatch_product(const ProductArguments& arguments, int inner, bool 
 }  // namespace
 }  // namespace qwen3vl
 
-int qwen3vl_product(void* out, const void* x, const void* residual, const void* weights, int tokens, int rows, int inner,
-                    int type, int wide_out, void* stream) {
+int qwen3vl_product(void* out, const void* x, const void* residual, const void* weights, int tokens, int rows,
+                    int inner, int type, int wide_out, void* stream) {
   using namespace qwen3vl;
   if (tokens < 1 || rows < 1 || rows % kRowTile != 0) return cudaErrorInvalidValue;
   const ProductArguments arguments{out, x, residual, weights, tokens, rows};

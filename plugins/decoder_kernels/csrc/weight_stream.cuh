@@ -1,12 +1,12 @@
 // Products of few tokens with many weight rows, bound by reading the weights once.
 //
-// Weights come as stages, some neighbouring rows each, into a ring in shared memory. All eight warps multiply each stage: a
-// warp has its own part of k, whose part of the tokens stays in registers. A stage is free again as soon as all have read
-// it into registers; warp 0 then starts the copy that is due. The parts of a tile are summed through shared memory by two
-// of the other warps, in rotation, while the rest go on.
+// Weights come as stages, some neighbouring rows each, into a ring in shared memory. All eight warps multiply each
+// stage: a warp has its own part of k, whose part of the tokens stays in registers. A stage is free again as soon as
+// all have read it into registers; warp 0 then starts the copy that is due. The parts of a tile are summed through
+// shared memory by two of the other warps, in rotation, while the rest go on.
 //
-// With one half tile of tokens (8), a block takes at most half of a multiprocessor, so that the next kernel's blocks fit
-// beside it and fill their rings while it runs.
+// With one half tile of tokens (8), a block takes at most half of a multiprocessor, so that the next kernel's blocks
+// fit beside it and fill their rings while it runs.
 #pragma once
 
 #include "fragments.cuh"
@@ -20,9 +20,10 @@ constexpr int kHalfTile = 8;       // tokens
 constexpr int kRowTile = 8;   // weight rows of one product
 constexpr int kTurns = 3;     // pairs of warps that sum in turn: 2 and 3, 4 and 5, 6 and 7
 
-// A stage is two pieces of memory, each of neighbouring rows and copied at once: many small copies are dear to start. The
-// second lies 64 bytes further along the banks. Lane l reads row `l / 8` of its piece, (l / 4) % 2, so that the 8 lanes that
-// are served at once, 2 rows x 4 runs of 16 bytes, are free of conflicts. Holds for rows of a multiple of 128 bytes.
+// A stage is two pieces of memory, each of neighbouring rows and copied at once: many small copies are dear to start.
+// The second lies 64 bytes further along the banks. Lane l reads row l / 8 of piece (l / 4) % 2, so that the 8
+// lanes that are served at once, 2 rows x 4 runs of 16 bytes, are free of conflicts. Holds for rows of a multiple of
+// 128 bytes.
 __host__ __device__ constexpr int stage_bytes(int piece_bytes) { return 2 * (piece_bytes + 64); }
 
 // Where this lane's rows begin in a stage: fragment row `group`, of rows from `first_row` of each piece.
@@ -48,8 +49,8 @@ constexpr int kFullBudget = 227 * 1024;
 
 template <int kHalves, int kStages, int kPieceBytes>
 struct StreamMemory {
-  // One more than stages: who reads a stage that comes this much later knows that all warps have left this tile behind, as
-  // they have read the stage before it in its place.
+  // One more than stages: who reads a stage that comes this much later knows that all warps have left this tile behind,
+  // as they have read the stage before it in its place.
   static constexpr int kBuffers = kStages + 1;
   alignas(128) std::uint8_t stages[kStages][stage_bytes(kPieceBytes)];
   Partials<kHalves> partials[kBuffers];
@@ -72,8 +73,8 @@ struct StageRows {
   int bytes, tag;
 };
 
-// The accumulators of one tile. Steps of k go to four of them in turn, to have as many products in flight; with more token
-// tiles to two.
+// The accumulators of one tile. Steps of k go to four of them in turn, to have as many products in flight; with more
+// token tiles to two.
 template <int kHalves>
 struct Accumulators {
   static constexpr int kTokenTiles = kHalves > 1 ? kHalves / 2 : 1;
@@ -99,7 +100,8 @@ class WeightStream {
   using Memory = StreamMemory<kHalves, kStages, kPieceBytes>;
 
   __device__ WeightStream(Memory& memory, const Source& source)
-      : memory_(memory), source_(source), policy_(streaming_policy()), warp_(threadIdx.x / 32), lane_(threadIdx.x % 32) {}
+      : memory_(memory), source_(source), policy_(streaming_policy()), warp_(threadIdx.x / 32),
+        lane_(threadIdx.x % 32) {}
 
   // Starts the first copies.
   __device__ __forceinline__ void start() {
@@ -124,8 +126,8 @@ class WeightStream {
     return memory_.tags[stage_];
   }
 
-  // Adds the product of kRuns of this thread's runs of 8 k in the stage, which begin at `offset` and are 64 bytes apart.
-  // With `last`, the stage is given back.
+  // Adds the product of kRuns of this thread's runs of 8 k in the stage, which begin at `offset` and are 64 bytes
+  // apart. With `last`, the stage is given back.
   template <typename T, int kRuns, int kAllRuns>
   __device__ __forceinline__ void multiply(Accumulators<kHalves>& sums, const uint4 (&tokens)[kHalves][kAllRuns],
                                            int first_run, int offset, bool last = true) {
@@ -134,7 +136,7 @@ class WeightStream {
 #pragma unroll
     for (int i = 0; i < kRuns; ++i) runs[i] = *reinterpret_cast<const uint4*>(weights + 64 * i);
 #pragma unroll
-    for (int i = 0; i < kRuns; ++i) asm volatile("" ::"r"(runs[i].w) : "memory");  // read before the stage is given back
+    for (int i = 0; i < kRuns; ++i) asm volatile("" ::"r"(runs[i].w) : "memory");  // read before it is given back
     if (last) {
       __syncwarp();
       if (lane_ == 0) barrier_arrive(&memory_.empty[stage_]);
@@ -146,7 +148,8 @@ class WeightStream {
 #pragma unroll
       for (int m = 0; m < Accumulators<kHalves>::kTokenTiles; ++m) {
         const uint4 high = kHalves > 1 ? tokens[kHalves > 1 ? 2 * m + 1 : 0][first_run + i] : uint4{};
-        multiply_32<T>(sums.d[m][way], sums.d[m][way + 1], tokens[kHalves > 1 ? 2 * m : 0][first_run + i], high, runs[i]);
+        const uint4 low = tokens[kHalves > 1 ? 2 * m : 0][first_run + i];
+        multiply_32<T>(sums.d[m][way], sums.d[m][way + 1], low, high, runs[i]);
       }
     }
     if (!last) return;
@@ -202,9 +205,9 @@ class WeightStream {
     memory_.tags[stage] = rows.tag;
     barrier_arrive_expecting(&memory_.full[stage], static_cast<std::uint32_t>(2 * rows.bytes));
     if (rows.bytes == 0) return;
-    bulk_copy(memory_.stages[stage], rows.source, static_cast<std::uint32_t>(rows.bytes), &memory_.full[stage], policy_);
-    bulk_copy(memory_.stages[stage] + rows.bytes + 64, rows.source + rows.bytes, static_cast<std::uint32_t>(rows.bytes),
-              &memory_.full[stage], policy_);
+    const auto bytes = static_cast<std::uint32_t>(rows.bytes);
+    bulk_copy(memory_.stages[stage], rows.source, bytes, &memory_.full[stage], policy_);
+    bulk_copy(memory_.stages[stage] + bytes + 64, rows.source + bytes, bytes, &memory_.full[stage], policy_);
   }
 
   Memory& memory_;
