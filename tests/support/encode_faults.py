@@ -9,6 +9,7 @@ import numpy as np
 
 from triton_repo.handoff import messages
 from triton_repo.handoff.reply import Reply
+from triton_repo.handoff.wire import VERSION, decode_message, encode_message
 
 
 def faulty(fault: str, reply: Reply) -> Reply:
@@ -50,7 +51,7 @@ class _Reordering(_Through):
 
     def send(self, message: bytes, payload: np.ndarray | None) -> None:
         with self._lock:
-            if self._kept is None and isinstance(messages.decode_message(message), messages.Block):
+            if self._kept is None and isinstance(decode_message(message), messages.Block):
                 self._kept = message, None if payload is None else payload.copy()
                 threading.Timer(0.05, self._flush).start()
                 return
@@ -75,13 +76,13 @@ class _Corrupting(_Through):
     blocks = 0
 
     def send(self, message: bytes, payload: np.ndarray | None) -> None:
-        block = messages.decode_message(message)
+        block = decode_message(message)
         if isinstance(block, messages.Block):
             _Corrupting.blocks += 1
             if _Corrupting.blocks % 3 == 0 or self._always:
                 if payload is None:
                     values = {**vars(block), "checksum": block.checksum ^ 1}
-                    message = messages.encode_message(messages.Block(**values))
+                    message = encode_message(messages.Block(**values))
                 else:
                     payload = payload.copy()
                     payload[len(payload) // 2] ^= 0x10
@@ -102,7 +103,7 @@ class _Losing(_Through):
     sent = 0
 
     def send(self, message: bytes, payload: np.ndarray | None) -> None:
-        if not isinstance(messages.decode_message(message), messages.Opened | messages.Pong):
+        if not isinstance(decode_message(message), messages.Opened | messages.Pong):
             _Losing.sent += 1
             if _Losing.sent % 5 == 0:
                 return
@@ -113,16 +114,16 @@ class _OtherVersion(_Through):
     """Speaks the next version of the protocol."""
 
     def send(self, message: bytes, payload: np.ndarray | None) -> None:
-        self._reply.send(messages.encode_message(messages.decode_message(message), messages.VERSION + 1), payload)
+        self._reply.send(encode_message(decode_message(message), VERSION + 1), payload)
 
 
 class _OtherRows(_Through):
     """Offers rows of another dtype than was agreed on."""
 
     def send(self, message: bytes, payload: np.ndarray | None) -> None:
-        ready = messages.decode_message(message)
+        ready = decode_message(message)
         if isinstance(ready, messages.Ready):
-            message = messages.encode_message(messages.Ready(**{**vars(ready), "dtype": "FP16"}))
+            message = encode_message(messages.Ready(**{**vars(ready), "dtype": "FP16"}))
         self._reply.send(message, payload)
 
 
@@ -130,7 +131,7 @@ class _Garbage(_Through):
     """Says something else instead of that rows are ready."""
 
     def send(self, message: bytes, payload: np.ndarray | None) -> None:
-        if isinstance(messages.decode_message(message), messages.Ready):
+        if isinstance(decode_message(message), messages.Ready):
             message = json.dumps({"type": "ready"}).encode()
         self._reply.send(message, payload)
 

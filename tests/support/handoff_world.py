@@ -16,14 +16,17 @@ from triton_repo.handoff import messages
 from triton_repo.handoff.blocks import checksum
 from triton_repo.handoff.encode_task import EncodeTask
 from triton_repo.handoff.errors import Unreachable
-from triton_repo.handoff.fetch import Fetch, Lost, NotOpened, Opened, Said
+from triton_repo.handoff.events import Lost, NotOpened, Opened, Said
+from triton_repo.handoff.fetch import Fetch
 from triton_repo.handoff.job import EncodeJob, RowsDescription
 from triton_repo.handoff.messages import Message
 from triton_repo.handoff.quarantine import Quarantine
 from triton_repo.handoff.reply import Way
-from triton_repo.handoff.sender_transfers import PendingWrite, SenderTransfers
+from triton_repo.handoff.sender_records import PendingWrite
+from triton_repo.handoff.sender_transfers import SenderTransfers
 from triton_repo.handoff.settings import ReceiverSettings, SenderSettings
 from triton_repo.handoff.slots import SlotPool
+from triton_repo.handoff.wire import decode_message
 
 DESCRIPTION = RowsDescription(hidden=1, levels=1, merge=1, dtype="FP32", engine="simulated")
 # Never tired, so that whatever does not end is stuck.
@@ -70,7 +73,7 @@ class Reply:
 
     def send(self, message: bytes, payload: None) -> None:
         if not self._stream.cut:
-            self._world.down.append((self._stream, messages.decode_message(message)))
+            self._world.down.append((self._stream, decode_message(message)))
 
     def finish(self) -> None:
         pass

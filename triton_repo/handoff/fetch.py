@@ -6,7 +6,6 @@ import queue
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from triton_repo.handoff.errors import (
     Unreachable,
     error_from,
 )
+from triton_repo.handoff.events import Event, Lost, NotOpened, Opened, Said, Slots
 from triton_repo.handoff.job import EncodeJob, RowsDescription
 from triton_repo.handoff.messages import Message
 from triton_repo.handoff.receiver_transfer import Patience, ReceiverTransfer, Step
@@ -32,48 +32,6 @@ from triton_repo.handoff.stream import Stream
 POLL_SECONDS = 0.1
 # Between two tries to get a stream.
 RETRY_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class Said:
-    """The sender said something of this transfer."""
-
-    stream: Stream
-    message: Message
-    payload: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class Opened:
-    """There is a stream."""
-
-    stream: Stream
-
-
-@dataclass(frozen=True)
-class NotOpened:
-    """A stream could not be had."""
-
-    error: HandoffError
-
-
-@dataclass(frozen=True)
-class Lost:
-    """A stream is broken."""
-
-    stream: Stream
-    error: HandoffError
-
-
-@dataclass(frozen=True)
-class Slots:
-    """The transfer may use these slots."""
-
-    stream: Stream
-    slots: list[int]
-
-
-Event = Said | Opened | NotOpened | Lost | Slots
 
 
 class Fetch:

@@ -13,7 +13,8 @@ import numpy as np
 from triton_repo.handoff import messages
 from triton_repo.handoff.blocks import tokens_per_block
 from triton_repo.handoff.errors import Cancelled, HandoffError, TypeMismatch, Unreachable
-from triton_repo.handoff.fetch import Event, Fetch, Lost, NotOpened, Opened, Said
+from triton_repo.handoff.events import Event, Lost, NotOpened, Opened, Said
+from triton_repo.handoff.fetch import Fetch
 from triton_repo.handoff.job import EncodeJob, RowsDescription
 from triton_repo.handoff.messages import Message
 from triton_repo.handoff.settings import ReceiverSettings

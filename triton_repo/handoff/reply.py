@@ -8,7 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from triton_repo.handoff.messages import Message, encode_message
+from triton_repo.handoff.messages import Message
+from triton_repo.handoff.wire import encode_message
 
 log = logging.getLogger(__name__)
 

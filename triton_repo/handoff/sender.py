@@ -15,9 +15,11 @@ from triton_repo.handoff.errors import HandoffError, ProtocolError
 from triton_repo.handoff.job import RowsDescription
 from triton_repo.handoff.messages import Message
 from triton_repo.handoff.reply import Reply, Way
+from triton_repo.handoff.sender_records import SenderStats
 from triton_repo.handoff.sender_sessions import Sessions
-from triton_repo.handoff.sender_transfers import SenderStats, SenderTransfers
+from triton_repo.handoff.sender_transfers import SenderTransfers
 from triton_repo.handoff.settings import SenderSettings
+from triton_repo.handoff.wire import decode_message
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ class HandoffSender:
         """
         way, kept = Way(reply), False
         try:
-            kept = self._take(messages.decode_message(message), payload, way)
+            kept = self._take(decode_message(message), payload, way)
         except HandoffError as error:
             way.send(messages.Rejected(error.code, str(error)))
         if not kept:

@@ -13,7 +13,7 @@ from triton_repo.handoff.blocks import checksum
 from triton_repo.handoff.errors import HandoffError, TransportFailed, TypeMismatch, Unreachable
 from triton_repo.handoff.job import RowsDescription
 from triton_repo.handoff.reply import Way
-from triton_repo.handoff.sender_transfers import OnWritten, PendingWrite
+from triton_repo.handoff.sender_records import OnWritten, PendingWrite
 from triton_repo.handoff.transports import BlockWriter, block_writer
 
 log = logging.getLogger(__name__)

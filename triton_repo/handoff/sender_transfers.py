@@ -9,8 +9,6 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
@@ -21,79 +19,12 @@ from triton_repo.handoff.errors import Busy, ProtocolError, TypeMismatch, Unreac
 from triton_repo.handoff.job import EncodeJob, RowsDescription
 from triton_repo.handoff.messages import Message
 from triton_repo.handoff.reply import Way
+from triton_repo.handoff.sender_records import PendingWrite, SenderStats, Session, Totals, Transfer
 from triton_repo.handoff.sender_transfer import Action, Encode, Forget, SayBlock, SayReady, SenderTransfer, Write
 from triton_repo.handoff.settings import SenderSettings
 from triton_repo.handoff.states import State
 
 log = logging.getLogger(__name__)
-
-
-class Session(Protocol):
-    """The stream that a transfer belongs to: see `sender_sessions.Session`."""
-
-    id: str
-
-    def write(self, write: PendingWrite) -> None:
-        """Have a block written; `SenderTransfers.written` is to be called after it."""
-
-
-@dataclass(frozen=True)
-class SenderStats:
-    """Attributes:
-        transfers: that are not over.
-        outstanding_rows: of these, still to be encoded or sent to receivers that are there: who chooses among encode
-            servers by it shall not avoid one for a while because of receivers that are gone.
-        held_bytes: encoded rows that wait to be fetched.
-        sent_blocks, sent_bytes: since the start.
-        succeeded, failed: transfers that are over, by how they ended.
-    """
-
-    transfers: int
-    outstanding_rows: int
-    held_bytes: int
-    sent_blocks: int
-    sent_bytes: int
-    succeeded: int
-    failed: int
-
-
-@dataclass(eq=False)
-class Transfer:
-    """A transfer with what belongs to it."""
-
-    machine: SenderTransfer
-    job: EncodeJob
-    tokens: int
-    way: Way
-    session: Session
-    task: EncodeTask | None = None
-    rows: np.ndarray | None = None
-    encoding: str = ""
-    sent_tokens: int = 0
-
-
-@dataclass(frozen=True)
-class PendingWrite:
-    """A block to be written.
-
-    Attributes:
-        rows: its bytes, uint8 [bytes].
-    """
-
-    transfer: Transfer
-    block: GrantedBlock
-    rows: np.ndarray
-
-
-# The block; a payload that is to go with its message; the checksum of its rows; why it could not be written, if so.
-OnWritten = Callable[[PendingWrite, np.ndarray | None, int, str | None], None]
-
-
-@dataclass
-class _Totals:
-    blocks: int = 0
-    bytes: int = 0
-    ended: dict[State, int] = field(default_factory=lambda: {State.SUCCESS: 0, State.FAILED: 0})
 
 
 class SenderTransfers:
@@ -110,7 +41,7 @@ class SenderTransfers:
         # Guards the transfers' state. Messages are sent without it: the protocol does not depend on their order.
         self._lock = threading.Lock()
         self._transfers: dict[str, Transfer] = {}
-        self._totals = _Totals()
+        self._totals = Totals()
 
     def stats(self) -> SenderStats:
         """What is going on."""

@@ -27,6 +27,7 @@ from triton_repo.handoff.quarantine import Quarantine
 from triton_repo.handoff.settings import ReceiverSettings
 from triton_repo.handoff.slots import SlotPool
 from triton_repo.handoff.transports import ReceiveBuffers, receive_buffers
+from triton_repo.handoff.wire import decode_message, encode_message
 from triton_repo.repository import ENCODE
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ class Stream:
 
     def send(self, message: Message, payload: np.ndarray | None = None) -> None:
         """Send a message; nothing happens on a stream that is lost."""
-        inputs = {"message": np.frombuffer(messages.encode_message(message), np.uint8)}
+        inputs = {"message": np.frombuffer(encode_message(message), np.uint8)}
         if payload is not None:
             inputs["payload"] = payload
         self._outgoing.put(infer_request(ENCODE, inputs))
@@ -193,7 +194,7 @@ class Stream:
         if response.error_message:
             raise Unreachable(f"{self._url}: {response.error_message}")
         result = InferResult(response.infer_response)
-        message = messages.decode_message(result.as_numpy("message").tobytes())
+        message = decode_message(result.as_numpy("message").tobytes())
         match message:
             case messages.Opened():
                 self._opened.put(message)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from triton_repo.handoff import messages
 from triton_repo.handoff.errors import ProtocolError, VersionMismatch
-from triton_repo.handoff.messages import VERSION, decode_message, encode_message
+from triton_repo.handoff.wire import VERSION, decode_message, encode_message
 
 EXAMPLES = [
     messages.Open("s", {"hidden": 32}, 5.0, "grpc", {"slot_bytes": 4096}),
