@@ -1,4 +1,4 @@
-"""The decoder's graph in the operators of plugins/decoder_kernels: six nodes a layer."""
+"""The decoder's graph in the operators of plugins/decoder_kernels: five nodes a layer."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def test_logits_are_those_of_the_exported_graph(random_build: Path, engines: Pat
     np.testing.assert_allclose(logits_of(engines, prompt, cuts), expected, atol=1e-4 * np.abs(expected).max())
 
 
-def test_a_layer_is_six_nodes_and_interface_and_weights_stay(random_build: Path) -> None:
+def test_a_layer_is_five_nodes_and_interface_and_weights_stay(random_build: Path) -> None:
     before, after = ir.load(random_build / "onnx/decoder.onnx"), rewritten(random_build)
     config = Decoder(random_build / "engines", 1, 8).config
     layers, levels = config.text.num_hidden_layers, config.vision.deepstack_levels

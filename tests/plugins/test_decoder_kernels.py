@@ -23,6 +23,18 @@ def test_refuses_what_is_not_the_library(tmp_path: Path, content: bytes | None) 
 
 
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="CMake is not installed")
+@pytest.mark.parametrize("root", ["", "/nowhere"])
+def test_missing_onnxruntime_is_explained(tmp_path: Path, root: str) -> None:
+    command = ["cmake", "-S", PROJECT, "-B", tmp_path, "-DCMAKE_CXX_COMPILER=g++", f"-DONNXRUNTIME_ROOT={root}"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    message = " ".join(run.stderr.split())
+    assert run.returncode != 0
+    for part in (f"ONNXRUNTIME_ROOT is '{root}'", "include/onnxruntime_c_api.h", "-DONNXRUNTIME_ROOT=",
+                 "-DWITH_ONNXRUNTIME=OFF"):
+        assert part in message
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="CMake is not installed")
 def test_partition_test_builds_and_passes_without_cuda(tmp_path: Path) -> None:
     command = ["cmake", "-S", PROJECT, "-B", tmp_path, "-DCMAKE_CXX_COMPILER=g++", "-DWITH_CUDA=OFF"]
     subprocess.run(command, check=True, capture_output=True)

@@ -1,0 +1,314 @@
+// The kernels as operators of ONNX Runtime's CUDA provider: a library for SessionOptions.register_custom_ops_library.
+//
+// plugins/decoder_kernels/operators.py defines the operators. One step of many sequences is what the kernels are made
+// for; a chunk of one sequence goes through the same kernels, its attention token by token.
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+
+#include "decoder_kernels.h"
+#include "onnxruntime_operator.h"
+
+namespace qwen3vl {
+namespace {
+
+// Of one call of the experts' kernel.
+constexpr int kCounters = 256;
+constexpr int64_t kPairs = 2048;
+
+class DecoderKernel {
+ public:
+  DecoderKernel(const OrtApi* api, int type) : api_(api), type_(type) {}
+  DecoderKernel(const DecoderKernel&) = delete;
+  DecoderKernel(DecoderKernel&& other) noexcept
+      : api_(other.api_), type_(other.type_), allocator_(std::exchange(other.allocator_, nullptr)) {}
+  ~DecoderKernel() {
+    if (allocator_ != nullptr) api_->ReleaseAllocator(allocator_);
+  }
+
+  static const char* unavailable() {
+    int device = 0, major = 0;
+    const bool known = cudaGetDevice(&device) == cudaSuccess &&
+                       cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess;
+    return known && major >= 9 ? nullptr : "the decoder's kernels need a GPU of compute capability 9.0 or newer";
+  }
+
+  OrtStatus* initialise(const OrtKernelInfo* info) {
+    return api_->KernelInfoGetAllocator(info, OrtMemTypeDefault, &allocator_);
+  }
+
+ protected:
+  OrtStatus* read(const OrtKernelInfo* info, const char* name, int& value) const {
+    int64_t wide = 0;
+    QWEN3VL_RETURN_IF_ERROR(api_->KernelInfoGetAttribute_int64(info, name, &wide));
+    value = static_cast<int>(wide);
+    return nullptr;
+  }
+
+  OrtStatus* read(const OrtKernelInfo* info, const char* name, float& value) const {
+    return api_->KernelInfoGetAttribute_float(info, name, &value);
+  }
+
+  const OrtApi* api_;
+  int type_;
+  OrtAllocator* allocator_ = nullptr;
+};
+
+// Elements of all but the last dimension, and that.
+struct Rows {
+  explicit Rows(const Tensor& tensor)
+      : width(tensor.shape.empty() ? 1 : tensor.shape.back()), count(width == 0 ? 0 : elements(tensor.shape) / width) {}
+  int64_t width, count;
+};
+
+class Product : public DecoderKernel {
+ public:
+  using DecoderKernel::DecoderKernel;
+
+ protected:
+  OrtStatus* product(const Call& call, const Tensor& x, const Tensor& weights, const Tensor* residual,
+                     bool wide) const {
+    const Rows rows(x);
+    if (weights.shape.size() != 2 || weights.shape[1] != rows.width) {
+      return call.error("x " + text(x.shape) + " does not go with weights " + text(weights.shape));
+    }
+    Shape shape = x.shape;
+    shape.back() = weights.shape[0];
+    if (residual != nullptr && residual->shape != shape) {
+      return call.error("residual " + text(residual->shape) + " is not of the product's shape " + text(shape));
+    }
+    void *out = nullptr, *stream = nullptr;
+    QWEN3VL_RETURN_IF_ERROR(call.output(0, shape, &out));
+    QWEN3VL_RETURN_IF_ERROR(call.stream(&stream));
+    if (rows.count == 0) return nullptr;
+    return call.launched(
+        qwen3vl_product(out, x.data, residual == nullptr ? nullptr : residual->data, weights.data,
+                        static_cast<int>(rows.count), static_cast<int>(weights.shape[0]),
+                        static_cast<int>(rows.width), type_, wide ? 1 : 0, stream),
+        {&x, &weights});
+  }
+};
+
+class RowProduct : public Product {
+ public:
+  static constexpr char kName[] = "RowProduct";
+  static constexpr Type kInputs[] = {Type::kElement, Type::kElement}, kOutputs[] = {Type::kElement};
+  using Product::Product;
+
+  OrtStatus* compute(const Call& call) const {
+    Tensor x, weights;
+    QWEN3VL_RETURN_IF_ERROR(call.inputs({&x, &weights}));
+    return product(call, x, weights, nullptr, false);
+  }
+};
+
+class RowProductAdd : public Product {
+ public:
+  static constexpr char kName[] = "RowProductAdd";
+  static constexpr Type kInputs[] = {Type::kElement, Type::kElement, Type::kElement}, kOutputs[] = {Type::kElement};
+  using Product::Product;
+
+  OrtStatus* compute(const Call& call) const {
+    Tensor x, weights, residual;
+    QWEN3VL_RETURN_IF_ERROR(call.inputs({&x, &weights, &residual}));
+    return product(call, x, weights, &residual, false);
+  }
+};
+
+class RowLogits : public Product {
+ public:
+  static constexpr char kName[] = "RowLogits";
+  static constexpr Type kInputs[] = {Type::kElement, Type::kElement}, kOutputs[] = {Type::kFloat32};
+  using Product::Product;
+
+  OrtStatus* compute(const Call& call) const {
+    Tensor x, weights;
+    QWEN3VL_RETURN_IF_ERROR(call.inputs({&x, &weights}));
+    return product(call, x, weights, nullptr, true);
+  }
+};
+
+class AddNorm : public DecoderKernel {
+ public:
+  static constexpr char kName[] = "AddNorm";
+  static constexpr Type kInputs[] = {Type::kElement, Type::kFloat32, Type::kElement};
+  static constexpr Type kOutputs[] = {Type::kElement, Type::kElement};
+  using DecoderKernel::DecoderKernel;
+
+  OrtStatus* initialise(const OrtKernelInfo* info) { return read(info, "epsilon", epsilon_); }
+
+  OrtStatus* compute(const Call& call) const {
+    Tensor h, y, norm;
+    QWEN3VL_RETURN_IF_ERROR(call.inputs({&h, &y, &norm}));
+    const Rows rows(h), of_experts(y);
+    const int64_t k = rows.count == 0 ? 0 : of_experts.count / rows.count;
+    if (of_experts.width != rows.width || of_experts.count != k * rows.count || norm.shape != Shape{rows.width}) {
+      return call.error("h " + text(h.shape) + " does not go with y " + text(y.shape) + " and norm " +
+                        text(norm.shape));
+    }
+    void *normed = nullptr, *total = nullptr, *stream = nullptr;
+    QWEN3VL_RETURN_IF_ERROR(call.output(0, h.shape, &normed));
+    QWEN3VL_RETURN_IF_ERROR(call.output(1, h.shape, &total));
+    QWEN3VL_RETURN_IF_ERROR(call.stream(&stream));
+    if (rows.count == 0) return nullptr;
+    return call.launched(
+        qwen3vl_add_norm(normed, total, h.data, static_cast<const float*>(y.data), norm.data,
+                         static_cast<int>(rows.count), static_cast<int>(k), static_cast<int>(rows.width), epsilon_,
+                         type_, stream),
+        {&h, &y});
+  }
+
+ private:
+  float epsilon_ = 0.f;
+};
+
+class RoutedExperts : public DecoderKernel {
+ public:
+  static constexpr char kName[] = "RoutedExperts";
+  static constexpr Type kInputs[] = {Type::kElement, Type::kElement, Type::kElement, Type::kElement, Type::kElement};
+  static constexpr Type kOutputs[] = {Type::kFloat32};
+  using DecoderKernel::DecoderKernel;
+
+  OrtStatus* initialise(const OrtKernelInfo* info) {
+    QWEN3VL_RETURN_IF_ERROR(DecoderKernel::initialise(info));
+    QWEN3VL_RETURN_IF_ERROR(read(info, "k", k_));
+    if (k_ < 1 || k_ > kPairs) return api_->CreateStatus(ORT_INVALID_ARGUMENT, "RoutedExperts: k is out of range");
+    return read(info, "epsilon", epsilon_);
+  }
+
+  OrtStatus* compute(const Call& call) const {
+    Tensor h, norm, router, gate_up, down;
+    QWEN3VL_RETURN_IF_ERROR(call.inputs({&h, &norm, &router, &gate_up, &down}));
+    const Rows rows(h);
+    const int64_t hidden = rows.width, experts = router.shape.empty() ? 0 : router.shape[0];
+    const int64_t inner = down.shape.size() == 3 ? down.shape[2] : 0;
+    if (norm.shape != Shape{hidden} || router.shape != Shape{experts, hidden} ||
+        gate_up.shape != Shape{experts, 2 * inner, hidden} || down.shape != Shape{experts, hidden, inner}) {
+      return call.error("h " + text(h.shape) + " does not go with norm " + text(norm.shape) + ", router " +
+                        text(router.shape) + ", gate_up " + text(gate_up.shape) + ", down " + text(down.shape));
+    }
+    Shape shape = h.shape;
+    shape.insert(shape.end() - 1, k_);
+    void *out = nullptr, *stream = nullptr;
+    QWEN3VL_RETURN_IF_ERROR(call.output(0, shape, &out));
+    QWEN3VL_RETURN_IF_ERROR(call.stream(&stream));
+    if (rows.count == 0) return nullptr;
+
+    constexpr int64_t kElementBytes = 2;
+    const int64_t tokens_at_once = kPairs / k_, pairs = rows.count * k_;
+    const int64_t calls = (rows.count + tokens_at_once - 1) / tokens_at_once;
+    const Scratch normed(allocator_, rows.count * hidden * kElementBytes), chosen(allocator_, pairs * sizeof(int32_t));
+    const Scratch weights(allocator_, pairs * sizeof(float)), counters(allocator_, calls * kCounters * sizeof(int32_t));
+    const Scratch activations(allocator_, std::min(rows.count, tokens_at_once) * k_ * inner * kElementBytes);
+    for (const Scratch* scratch : {&normed, &chosen, &weights, &counters, &activations}) {
+      if (scratch->data() == nullptr) return call.error("no GPU memory for " + std::to_string(rows.count) + " tokens");
+    }
+    int status = qwen3vl_router(
+        normed.data(), static_cast<int32_t*>(chosen.data()), static_cast<float*>(weights.data()),
+        static_cast<int32_t*>(counters.data()), static_cast<int>(calls * kCounters), h.data, norm.data, router.data,
+        static_cast<int>(rows.count), static_cast<int>(hidden), static_cast<int>(experts), k_, epsilon_, type_, stream);
+    for (int64_t index = 0; index < calls && status == 0; ++index) {
+      const int64_t first = index * tokens_at_once, count = std::min(tokens_at_once, rows.count - first);
+      status = qwen3vl_experts(static_cast<float*>(out) + first * k_ * hidden, activations.data(),
+                               static_cast<int32_t*>(counters.data()) + index * kCounters,
+                               static_cast<const char*>(normed.data()) + first * hidden * kElementBytes,
+                               static_cast<const int32_t*>(chosen.data()) + first * k_,
+                               static_cast<const float*>(weights.data()) + first * k_, gate_up.data, down.data,
+                               static_cast<int>(count), k_, static_cast<int>(experts), static_cast<int>(hidden),
+                               static_cast<int>(inner), type_, stream);
+    }
+    return call.launched(status, {&h, &gate_up});
+  }
+
+ private:
+  int k_ = 0;
+  float epsilon_ = 0.f;
+};
+
+class CachedAttention : public DecoderKernel {
+ public:
+  static constexpr char kName[] = "CachedAttention";
+  static constexpr Type kInputs[] = {Type::kElement, Type::kElement, Type::kElement, Type::kFloat32,
+                                     Type::kFloat32, Type::kElement, Type::kElement, Type::kInt32};
+  static constexpr Type kOutputs[] = {Type::kElement, Type::kElement, Type::kElement};
+  using DecoderKernel::DecoderKernel;
+
+  OrtStatus* initialise(const OrtKernelInfo* info) {
+    QWEN3VL_RETURN_IF_ERROR(read(info, "num_heads", heads_));
+    QWEN3VL_RETURN_IF_ERROR(read(info, "kv_num_heads", kv_heads_));
+    QWEN3VL_RETURN_IF_ERROR(read(info, "epsilon", epsilon_));
+    return read(info, "scale", scale_);
+  }
+
+  OrtStatus* compute(const Call& call) const {
+    Tensor qkv, query_norm, key_norm, cosines, sines, keys, values, total_lengths;
+    QWEN3VL_RETURN_IF_ERROR(
+        call.inputs({&qkv, &query_norm, &key_norm, &cosines, &sines, &keys, &values, &total_lengths}));
+    if (qkv.shape.size() != 3 || keys.shape.size() != 4) {
+      return call.error("qkv is " + text(qkv.shape) + " and keys " + text(keys.shape) +
+                        ", expected [batch, tokens, heads] and [batch, heads, capacity, size]");
+    }
+    const int64_t batch = qkv.shape[0], tokens = qkv.shape[1], capacity = keys.shape[2], size = keys.shape[3];
+    const int64_t width = (heads_ + 2 * kv_heads_) * size;
+    if (qkv.shape[2] != width || keys.shape != Shape{batch, kv_heads_, capacity, size} || values.shape != keys.shape ||
+        query_norm.shape != Shape{size} || key_norm.shape != Shape{size} ||
+        cosines.shape != Shape{batch, tokens, size / 2} || sines.shape != cosines.shape ||
+        total_lengths.shape != Shape{batch} || (batch > 1 && tokens > 1)) {
+      return call.error("qkv " + text(qkv.shape) + " does not go with keys " + text(keys.shape) + ", values " +
+                        text(values.shape) + ", cosines " + text(cosines.shape) + ", total_lengths " +
+                        text(total_lengths.shape) + "; of several sequences it takes one token each");
+    }
+    void *out = nullptr, *present_keys = nullptr, *present_values = nullptr, *stream = nullptr;
+    QWEN3VL_RETURN_IF_ERROR(call.output(0, {batch, tokens, heads_ * size}, &out));
+    QWEN3VL_RETURN_IF_ERROR(call.output(1, keys.shape, &present_keys));
+    QWEN3VL_RETURN_IF_ERROR(call.output(2, values.shape, &present_values));
+    QWEN3VL_RETURN_IF_ERROR(call.stream(&stream));
+    if (batch == 0 || tokens == 0) return nullptr;
+    constexpr int64_t kElementBytes = 2;
+    if (present_keys != keys.data || present_values != values.data) {
+      return call.error("present keys and values have to be bound to the memory of the past ones");
+    }
+    int status = 0;
+    for (int64_t token = 0; token < tokens && status == 0; ++token) {
+      const int64_t angle = token * (size / 2);
+      status = qwen3vl_decode_attention(
+          static_cast<char*>(out) + token * heads_ * size * kElementBytes,
+          static_cast<const char*>(qkv.data) + token * width * kElementBytes, query_norm.data, key_norm.data,
+          static_cast<const float*>(cosines.data) + angle, static_cast<const float*>(sines.data) + angle, keys.data,
+          values.data, static_cast<const int32_t*>(total_lengths.data), static_cast<int>(tokens),
+          static_cast<int>(token), static_cast<int>(batch), heads_, kv_heads_, static_cast<int>(size),
+          static_cast<int>(capacity), epsilon_, scale_, type_, 0, stream);
+    }
+    return call.launched(status, {&qkv, &keys});
+  }
+
+ private:
+  int heads_ = 0, kv_heads_ = 0;
+  float epsilon_ = 0.f, scale_ = 0.f;
+};
+
+template <typename Kernel>
+OrtStatus* add(const OrtApi* api, OrtCustomOpDomain* domain) {
+  // ONNX Runtime keeps the pointers as long as it has sessions.
+  static const Operator<Kernel> half(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, QWEN3VL_FLOAT16);
+  static const Operator<Kernel> bfloat(ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16, QWEN3VL_BFLOAT16);
+  QWEN3VL_RETURN_IF_ERROR(api->CustomOpDomain_Add(domain, &half));
+  return api->CustomOpDomain_Add(domain, &bfloat);
+}
+
+}  // namespace
+}  // namespace qwen3vl
+
+extern "C" OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
+  using namespace qwen3vl;
+  const OrtApi* api = base->GetApi(kApiVersion);
+  OrtCustomOpDomain* domain = nullptr;
+  QWEN3VL_RETURN_IF_ERROR(api->CreateCustomOpDomain("qwen3vl", &domain));
+  QWEN3VL_RETURN_IF_ERROR(add<RowProduct>(api, domain));
+  QWEN3VL_RETURN_IF_ERROR(add<RowProductAdd>(api, domain));
+  QWEN3VL_RETURN_IF_ERROR(add<RowLogits>(api, domain));
+  QWEN3VL_RETURN_IF_ERROR(add<AddNorm>(api, domain));
+  QWEN3VL_RETURN_IF_ERROR(add<RoutedExperts>(api, domain));
+  QWEN3VL_RETURN_IF_ERROR(add<CachedAttention>(api, domain));
+  return api->AddCustomOpDomain(options, domain);
+}
