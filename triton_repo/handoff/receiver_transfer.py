@@ -17,7 +17,7 @@ from triton_repo.handoff.messages import Block, Cancel, Grant, Message, Release,
 from triton_repo.handoff.states import State
 
 # Blocks under way at a time: the sender fills one while the receiver reads another.
-WINDOW = 4
+WINDOW = 8
 
 
 @dataclass(frozen=True)
