@@ -11,21 +11,20 @@ ALL_LAYERS = 48
 def summary(entries: dict) -> dict:
     """For everybody who was measured: seconds a layer, all layers extrapolated, tokens a second, share of the floor.
 
-    Two measurements with `few` and `many` layers give a layer's cost and what does not depend on layers.
+    Two measurements with `few` and `many` layers give a layer's cost and what does not depend on layers. The floor is
+    by the bandwidth measured right before and after.
     """
-    bandwidth = max(entries["bandwidths"])
     text = TextConfig(**{**entries["model"], "mrope_section": tuple(entries["model"]["mrope_section"]),
                          "mlp_only_layers": tuple(entries["model"]["mlp_only_layers"])})
-    return {"read_bytes_per_second": bandwidth,
-            **{name: _of_one(name, measured, entries, text, bandwidth)
-               for name, measured in entries["measured"].items()}}
+    return {name: _of_one(name, measured, entries, text) for name, measured in entries["measured"].items()}
 
 
-def _of_one(name: str, measured: dict, entries: dict, text: TextConfig, bandwidth: float) -> dict:
+def _of_one(name: str, measured: dict, entries: dict, text: TextConfig) -> dict:
     few, many = entries["layers"]
     past, precision = entries["loads"]["past"], _precision(name)
     first, second = measured[str(few)], measured[str(many)]
-    result: dict = {"decode": {}, "prefill": {}}
+    bandwidth = max(first["read_bytes_per_second"], second["read_bytes_per_second"])
+    result: dict = {"read_bytes_per_second": bandwidth, "decode": {}, "prefill": {}}
     for batch in second["decode_seconds"]:
         seconds = _extrapolate(first["decode_seconds"][batch], second["decode_seconds"][batch], few, many)
         floor = step_bytes(text, precision, ALL_LAYERS, int(batch), past) / bandwidth

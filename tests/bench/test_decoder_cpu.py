@@ -55,9 +55,9 @@ def entries_of(text: dict, cost: dict[str, tuple[float, float]]) -> dict:
     def measured(base: float, layer: float, layers: int) -> dict:
         seconds = base + layers * layer
         return {"decode_seconds": {"1": seconds, "4": seconds}, "prefill_seconds": {"512": seconds},
-                "memory_after_load": {"resident": 10**9 * (1 + layers)}}
+                "memory_after_load": {"resident": 10**9 * (1 + layers)}, "read_bytes_per_second": 1e10 * layers}
 
-    return {"layers": [1, 4], "loads": {"past": 512}, "bandwidths": [1e9, 4e10, 3e10], "model": text, "processor": "a",
+    return {"layers": [1, 4], "loads": {"past": 512}, "model": text, "processor": "a",
             "cores": 2, "date": "2026-01-01",
             "measured": {name: {str(layers): measured(*each, layers) for layers in (1, 4, 12)}
                          for name, each in cost.items()}}
