@@ -169,8 +169,10 @@ class _DecoderGraph:
                   for x in (residual, update)]
         normed, _ = self._add_and_norm(f"{PREFIX}.norm", *wanted)
         head = EMBEDDING if self.config.tie_word_embeddings else "lm_head.weight"
-        product = self.projections.head(head, normed, text.hidden_size, text.vocab_size)
-        logits = self.op("Cast", product, to=int(ir.DataType.FLOAT), outputs=["logits"])[0]
+        logits = self.projections.head(head, normed, text.hidden_size, text.vocab_size)
+        if self.builder.dtype != ir.DataType.FLOAT:
+            logits = self.builder.cast(logits, ir.DataType.FLOAT)
+        logits.name = "logits"
         logits.type, logits.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(["logit_count", text.vocab_size])
         return logits
 
