@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from qwen3vl.errors import InvalidRequest, Overloaded
-from tests.triton_repo.split.scripted_server import ScriptedPool, ScriptedServer, make_job, rows_of, wait_until
+from tests.triton_repo.split.scripted_server import SECONDS, ScriptedPool, ScriptedServer, make_job, rows_of, wait_until
 from triton_repo.handoff.errors import Busy, EncodeFailed, Refused, TypeMismatch, Unreachable
 from triton_repo.split.attempts import FAILURES
 
@@ -138,6 +139,31 @@ def test_failed_server_is_used_again_once_it_says_that_it_is_well(make_pool: Mak
     assert len(a.asked) == 2
 
 
+def test_what_a_server_said_before_it_failed_counts_for_nothing(make_pool: MakePool, monkeypatch) -> None:
+    a, = servers(1)
+    pool = make_pool(a)
+    asking, answer, check = threading.Event(), threading.Semaphore(0), a.check
+
+    def slow_check():
+        state = check()
+        asking.set()
+        assert answer.acquire(timeout=SECONDS)
+        return state
+
+    monkeypatch.setattr(a, "check", slow_check)
+    assert asking.wait(SECONDS)
+    a.errors = [Unreachable("gone")]
+    future = pool.start(make_job(1))
+    wait_until(lambda: a.errors == [] and pool.pool.stats().ready == 0)
+    # It said that it is well before it failed; what it says now is still to come.
+    asking.clear()
+    answer.release()
+    assert asking.wait(SECONDS)
+    assert pool.pool.stats().ready == 0
+    answer.release(1000)
+    assert (future.result()[1] == 1).all()
+
+
 def test_busy_servers_are_asked_again(make_pool: MakePool) -> None:
     a, b = servers(2)
     pool = make_pool(a, b)
@@ -230,7 +256,7 @@ def test_broken_list_changes_nothing(make_pool: MakePool) -> None:
 def test_one_engine_at_a_time(make_pool: MakePool) -> None:
     old, new = ScriptedServer("old:1", "old engine"), ScriptedServer("new:1", "new engine")
     new.problem = "starting"
-    pool = make_pool(old, new)
+    pool = make_pool(new, old)
     assert pool.pool.engine == "old engine"
     new.problem = ""
     checks = new.checks
