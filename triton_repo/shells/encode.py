@@ -14,8 +14,7 @@ class TritonPythonModel:
         description = Pairing.from_parameters(settings.parameters).description(settings.parameters["engine"])
         self._sender = HandoffSender(self._service.encode, description)
         self._metrics = backend.Metrics(
-            {"qwen3vl_vision_engine_loaded": "Whether the vision engine is in memory",
-             "qwen3vl_encode_waiting": "Images and videos being prepared or encoded",
+            {"qwen3vl_encode_waiting": "Images and videos being prepared or encoded",
              "qwen3vl_handoff_transfers": "Transfers to language servers that are not over",
              "qwen3vl_handoff_outstanding_rows": "Visual rows still to be encoded or sent",
              "qwen3vl_handoff_held_bytes": "Bytes of encoded rows that wait to be fetched"},
@@ -36,7 +35,7 @@ class TritonPythonModel:
     def _report(self):
         encoding, sending = self._service.stats(), self._sender.stats()
         self._metrics.update({
-            "qwen3vl_vision_engine_loaded": int(encoding.engine_loaded), "qwen3vl_encode_waiting": encoding.waiting,
+            "qwen3vl_encode_waiting": encoding.waiting,
             "qwen3vl_handoff_transfers": sending.transfers,
             "qwen3vl_handoff_outstanding_rows": sending.outstanding_rows,
             "qwen3vl_handoff_held_bytes": sending.held_bytes, "qwen3vl_images_encoded": encoding.images,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qwen3vl.errors import InvalidRequest, Overloaded
-from qwen3vl.images import Patches
+from qwen3vl.images import Patches, image_patches
 from qwen3vl.visual_files import VisualSettings
 from triton_repo.build_paths import BuildPaths
 from triton_repo.handoff.encode_task import EncodeTask
@@ -24,20 +25,21 @@ PREPARED_PATCHES = GROUP_PATCHES
 
 @dataclass(frozen=True)
 class EncodeStats:
-    """Attributes: `images` encoded since the start, videos among them; `waiting` or at work; whether the engine is in
-    memory."""
+    """Attributes: `images` encoded since the start, and those `waiting` or at work; videos among them."""
 
     images: int
     waiting: int
-    engine_loaded: bool
 
 
 class EncodeService:
-    """Prepares files in threads of its own and encodes them together.
+    """Prepares files in threads of its own and encodes them together. The engine is in memory from the start.
 
     Args:
         build: the build whose engine, preparation settings and limits to use.
         threads: compute threads of the engine; 0 for one for each core.
+
+    Raises:
+        Exception: the engine does not work.
     """
 
     def __init__(self, build: BuildPaths, threads: int) -> None:
@@ -46,10 +48,12 @@ class EncodeService:
         self._vision = VisionService(build, threads)
         self._room = _Room(PREPARED_PATCHES)
         self._preparing = ThreadPoolExecutor(threads or os.cpu_count(), thread_name_prefix="prepare")
-        self._waiting, self._lock = 0, threading.Lock()
+        self._images = self._waiting = 0
+        self._lock = threading.Lock()
+        self._warm_up()
 
     def stats(self) -> EncodeStats:
-        return EncodeStats(self._vision.images, self._waiting, self._vision.loaded)
+        return EncodeStats(self._images, self._waiting)
 
     def encode(self, task: EncodeTask) -> None:
         """Take a task; its rows, or why there are none, are delivered from another thread.
@@ -73,6 +77,14 @@ class EncodeService:
         """Finish what has been taken, then stop."""
         self._preparing.shutdown(wait=True)
         self._vision.close()
+
+    def _warm_up(self) -> None:
+        """Encode the smallest image: a server that is ready is one whose engine works."""
+        smallest = image_patches(np.zeros((1, 1, 3), np.uint8), self._settings.images)
+        answers: queue.SimpleQueue[np.ndarray | Exception] = queue.SimpleQueue()
+        self._vision.submit(smallest.pixels, np.array([smallest.grid], np.int32), answers.put)
+        if isinstance(error := answers.get(), Exception):
+            raise error
 
     def _prepare(self, task: EncodeTask) -> None:
         try:
@@ -105,6 +117,7 @@ class EncodeService:
     def _end(self, task: EncodeTask, rows: np.ndarray | Exception) -> None:
         with self._lock:
             self._waiting -= 1
+            self._images += not isinstance(rows, Exception)
         task.deliver(rows)
 
 

@@ -82,7 +82,8 @@ class SplitDeployment:
     def use(self, addresses: list[str]) -> None:
         """Make the language server forget the encode servers that it has, and give it others, which are ready."""
         self.list_addresses([])
-        self.language.wait_for(lambda metrics: metrics["encode_servers_listed"] == 0)
+        # Metrics are set one after the other.
+        self.language.wait_for(lambda metrics: metrics["encode_servers_listed"] == metrics["encode_servers_ready"] == 0)
         self.list_addresses(addresses)
         self.wait_for_hosts(len(addresses))
 

@@ -57,11 +57,21 @@ def test_rows_are_those_of_a_whole_server(service: EncodeService, live_build: Pa
     for number, rows in tasks.wait(len(files)).items():
         np.testing.assert_allclose(rows, expected[number], rtol=1e-4, atol=1e-4)
     stats = service.stats()
-    assert (stats.images, stats.waiting, stats.engine_loaded) == (4, 0, True)
+    assert (stats.images, stats.waiting) == (4, 0)
 
 
-def test_engine_is_not_loaded_before_an_image(service: EncodeService) -> None:
-    assert not service.stats().engine_loaded
+def test_engine_is_in_memory_before_the_first_image(service: EncodeService) -> None:
+    assert service._vision.loaded
+    assert service.stats().images == 0
+
+
+def test_engine_that_does_not_work_is_told_at_the_start(live_build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(encoder, requests):
+        raise MemoryError("no memory for the engine")
+
+    monkeypatch.setattr(VisionEncoder, "encode_batch", broken)
+    with pytest.raises(MemoryError, match="no memory for the engine"):
+        EncodeService(BuildPaths(live_build), threads=1)
 
 
 @pytest.mark.parametrize("kind,data,grid,error,message", [

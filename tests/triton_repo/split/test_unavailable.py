@@ -34,7 +34,7 @@ def lonely_build(split_build: Path, tmp_path_factory: pytest.TempPathFactory) ->
                                  ignore=shutil.ignore_patterns("encode_servers.txt", "triton_repo*", "*.log")))
     shutil.rmtree(build / "engines/vision_encoder")
     compose(build, Options(slots=2, threads=1, preprocess_instances=1, whole_instances=1, row_cache_mib=1,
-                           encode_seconds=ENCODE_SECONDS), role=Role.LANGUAGE)
+                           encode_seconds=ENCODE_SECONDS, transport="shared_memory"), role=Role.LANGUAGE)
     return build
 
 
