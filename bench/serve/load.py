@@ -107,5 +107,6 @@ async def _send(chat: AsyncVisionChat, request: Request, due: float, run: LoadRu
                     break
     except ChatError as error:
         record.error, record.message = KINDS.get(type(error), type(error).__name__), str(error)
+    record.ended = time.monotonic()
     run.records.append(record)
     on_record(record)

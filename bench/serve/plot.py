@@ -10,6 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 PERCENTILES = {"p50": "#4c78a8", "p90": "#72b7b2", "p99": "#f58518"}
 THROUGHPUT, OFFERED, REFUSED, MARK = "#4c78a8", "#9d9da1", "#e45756", "#bab0ac"
@@ -32,8 +33,6 @@ def plot_loads(report: dict, path: Path) -> bool:
     tokens.plot(offered, [load["tokens_per_second"] for load in loads], marker="o", label="generated")
     tokens.plot(offered, [load["prompt_tokens_per_second"] for load in loads], marker="o", label="of prompts")
     tokens.set_yscale("log")
-    tokens.yaxis.set_major_formatter("{x:g}")
-    tokens.grid(axis="y", which="both", alpha=0.2)
     _finish(tokens, "tokens", "tokens/s")
     for axis in axes.flat:
         _mark_saturation(axis, loads)
@@ -66,8 +65,6 @@ def _latency(axis: Axes, loads: list[dict], name: str, scale: float, title: str,
         points = [(load["offered"], scale * load[name][percentile]) for load in loads if load[name]]
         axis.plot(*zip(*points, strict=True), marker="o", color=colour, label=percentile)
     axis.set_yscale("log")
-    axis.yaxis.set_major_formatter("{x:g}")
-    axis.grid(axis="y", which="both", alpha=0.2)
     _finish(axis, title, unit)
 
 
@@ -88,6 +85,11 @@ def _mark_saturation(axis: Axes, loads: list[dict]) -> None:
 
 
 def _finish(axis: Axes, title: str, unit: str) -> None:
+    if axis.get_yscale() == "log":
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
+        axis.grid(axis="y", which="both", alpha=0.2)
     axis.set(title=title, ylabel=unit, xlim=(0, None))
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize=8)

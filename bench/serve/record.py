@@ -14,6 +14,7 @@ class Record:
         index: its number in the workload.
         due: when it was to be sent.
         sent: when it was.
+        ended: when the last piece or an error came, or the client hung up.
         pieces: when each piece of the answer came, and the tokens generated up to it.
         text: the answer so far.
         prompt_tokens: as the server counted them.
@@ -25,6 +26,7 @@ class Record:
     index: int
     due: float
     sent: float
+    ended: float = 0.0
     pieces: list[tuple[float, int]] = field(default_factory=list)
     text: str = ""
     prompt_tokens: int = 0

@@ -12,8 +12,8 @@ from bench.serve.load import OVERLOADED, LoadRun
 from bench.serve.record import Record
 from bench.serve.server_watch import Sample
 
-# Where requests come faster than they are served, each waits longer than the one before. A wait that grows by this much
-# for each second that passes means that nine requests are served while ten come.
+# Where requests come faster than they are served, those under way become more and more: by one for every ten that come,
+# if nine are served.
 DRIFT = 0.1
 
 
@@ -53,7 +53,7 @@ class LoadSummary:
         per_token: of each answer, from its first to its last piece, for each token after the first piece.
         total: from when a request was due to its last piece.
         late: how long after it was due a request was sent: above some milliseconds the client is the limit.
-        drift: seconds that the wait for the first piece grew for each second that passed.
+        drift: by how much the requests under way became more for each that came; None where each waited for another.
         saturated: whether the server did not keep up: it refused requests, or drifted by more than `DRIFT`.
         queued, active: most requests seen waiting for a slot, and mean number of busy slots.
         memory_bytes: most that the server was seen to have.
@@ -94,7 +94,7 @@ def summarise(run: LoadRun, samples: Sequence[Sample], offered: float | None, co
     failed = [record for record in run.records if record.error]
     errors = Counter(record.error for record in failed)
     seconds = max([run.began, *(record.pieces[-1][0] for record in with_text)]) - run.began
-    drift = wait_drift(with_text) if offered is not None else None
+    drift = backlog_drift(run.records) if offered is not None else None
 
     def rate(amount: int) -> float:
         return amount / seconds if seconds else 0.0
@@ -126,12 +126,15 @@ def _per_token(record: Record) -> float | None:
     return (ended - began) / (tokens - before) if tokens > before else None
 
 
-def wait_drift(records: Sequence[Record]) -> float | None:
-    """Slope of the line through the waits for the first piece against the times when requests were due, by least
-    squares; None for fewer than three requests."""
+def backlog_drift(records: Sequence[Record]) -> float | None:
+    """How many more requests each one finds under way when it comes than the one before.
+
+    The slope of the line through those numbers by least squares, which is 0 for a server that keeps up, and 1 for one
+    that serves nobody. None for fewer than three requests.
+    """
     if len(records) < 3:
         return None
-    due = np.array([record.due for record in records], float)
-    due -= due.mean()
-    spread = due @ due
-    return float(due @ np.array([record.first for record in records]) / spread) if spread else None
+    due = np.sort([record.due for record in records])
+    ended = np.sort([record.ended for record in records])
+    under_way = np.arange(len(due)) - np.searchsorted(ended, due, side="right")
+    return float(np.polyfit(np.arange(len(due)), under_way, 1)[0])

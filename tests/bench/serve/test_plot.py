@@ -27,7 +27,7 @@ def report(loads: list, samples: list) -> dict:
 
 def load(rate: float, wait: float, errors: int = 0):
     records = [answered(i, i / rate, wait, 0.02, 5) for i in range(20)]
-    records += [Record(20 + i, 1.0, 1.0, error="overloaded", message="server busy: full") for i in range(errors)]
+    records += [Record(20 + i, 1.0, 1.0, 1.1, error="overloaded", message="server busy: full") for i in range(errors)]
     return summarise(LoadRun(records, 0.0, 20.0), [], offered=rate, concurrency=None)
 
 

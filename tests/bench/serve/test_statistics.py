@@ -9,7 +9,7 @@ from bench.serve.load import LoadRun
 from bench.serve.memory import memory_trend
 from bench.serve.record import Record
 from bench.serve.server_watch import Sample
-from bench.serve.statistics import Spread, summarise, wait_drift
+from bench.serve.statistics import Spread, backlog_drift, summarise
 from bench.serve.sweep import sweep_rates
 from tests.bench.serve.records import answered
 
@@ -33,8 +33,8 @@ def test_of_nothing_there_is_no_spread():
 
 def test_a_load_is_counted_right():
     records = [answered(0, 100.0, 0.5, 0.1, 11, prompt=30), answered(1, 101.0, 0.7, 0.2, 6, prompt=50),
-               Record(2, 102.0, 102.5, error="overloaded", message="server busy: 3 are waiting"),
-               Record(3, 103.0, 103.0, [(103.4, 1), (103.6, 3)], "xy", 20, hung_up=True)]
+               Record(2, 102.0, 102.5, 102.6, error="overloaded", message="server busy: 3 are waiting"),
+               Record(3, 103.0, 103.0, 103.6, [(103.4, 1), (103.6, 3)], "xy", 20, hung_up=True)]
     samples = [Sample(100, 5 * MIB, MIB, 2, 1), Sample(101, 9 * MIB, MIB, 7, 4), Sample(102, *[None] * 4)]
     load = summarise(LoadRun(records, began=100.0, ended=104.0), samples, offered=1.0, concurrency=None)
     assert (load.answered, load.hung_up, load.errors) == (2, 1, {"overloaded": 1})
@@ -53,35 +53,39 @@ def test_a_load_is_counted_right():
 
 
 def test_tokens_that_come_together_share_the_time_before_them():
-    record = Record(0, 0.0, 0.0, [(1.0, 2), (1.3, 5), (1.5, 5), (1.6, 6)])
+    record = Record(0, 0.0, 0.0, 1.6, [(1.0, 2), (1.3, 5), (1.5, 5), (1.6, 6)])
     assert record.gaps == pytest.approx([0.1, 0.1, 0.1, 0.1])
     assert (record.first, record.total, record.tokens) == (1.0, 1.6, 6)
 
 
 def test_a_load_without_any_answer_has_no_figures_and_breaks_nothing():
-    failed = [Record(i, float(i), float(i), error="unavailable", message="gone") for i in range(5)]
+    failed = [Record(i, float(i), float(i), i + 0.1, error="unavailable", message="gone") for i in range(5)]
     load = summarise(LoadRun(failed, 0.0, 5.0), [], offered=1.0, concurrency=None)
     assert (load.answered, load.first_token, load.requests_per_second, load.queued) == (0, None, 0.0, None)
     assert not load.saturated
 
 
-def test_a_server_that_serves_less_than_comes_is_found_by_its_growing_waits():
+@pytest.mark.parametrize("shortest_first", [False, True])
+def test_a_server_that_serves_less_than_comes_is_found_by_what_piles_up(shortest_first: bool):
     def load(served_per_second: float):
-        free, records = 0.0, []
-        for i in range(200):  # two come each second
-            due = i / 2
-            free = max(free, due) + 1 / served_per_second
-            records.append(answered(i, due, free - due, 0.01, 2))
+        due = np.arange(200) / 2  # two come each second
+        free, waiting, records = 0.0, list(range(200)), []
+        while waiting:
+            come = [i for i in waiting if due[i] <= max(free, due[waiting[0]])]
+            i = min(come, key=lambda i: i * 7 % 200) if shortest_first else come[0]
+            free = max(free, due[i]) + 1 / served_per_second
+            waiting.remove(i)
+            records.append(answered(i, due[i], free - due[i], 0.0, 2))
         return summarise(LoadRun(records, 0.0, 200.0), [], offered=2.0, concurrency=None)
 
-    assert load(1.0).drift == pytest.approx(1.0, abs=0.01)
-    assert load(1.5).drift == pytest.approx(1 / 3, abs=0.01)
+    assert load(1.0).drift == pytest.approx(1 / 2, abs=0.02)
+    assert load(1.5).drift == pytest.approx(1 / 4, abs=0.02)
     assert [load(rate).saturated for rate in (1.0, 1.5, 1.9, 2.0, 3.0)] == [True, True, False, False, False]
 
 
 def test_drift_needs_some_requests():
-    assert wait_drift([answered(0, 0, 1, 1, 1)] * 2) is None
-    assert wait_drift([answered(0, 0, 1, 1, 1)] * 3) is None  # all at once
+    assert backlog_drift([answered(0, 0, 1, 1, 1)] * 2) is None
+    assert backlog_drift([answered(0, i, 1e9, 1, 1) for i in range(3)]) == pytest.approx(1)
 
 
 def test_loads_of_many_at_a_time_do_not_saturate_by_waiting():
