@@ -29,7 +29,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(status: ServerStatus) -> str:
-    lines = [f"{status.name} {status.version}: {'ready' if status.ready else 'live, but not ready'}, {status.role} server", "",
+    state = "ready" if status.ready else "live, but not ready"
+    lines = [f"{status.name} {status.version}: {state}, {status.role} server", "",
              f"{'model':<24} {'version':>7}  {'state':<11} {'requests':>9} {'failed':>7} {'mean ms':>8}"]
     for model in status.models:
         lines.append(f"{model.name:<24} {model.version:>7}  {model.state:<11} {model.succeeded:>9} {model.failed:>7} "
