@@ -101,13 +101,11 @@ def _add_norm(residual: ir.Value, mixed: ir.Value, norm: ir.Node) -> ir.Node:
 
 
 def _rewrite_head(model: ir.Model) -> None:
-    cast = model.graph.outputs[0].producer()
-    if cast.op_type != "Cast":
-        raise ValueError("the graph's first output is not the logits in float32")
-    wanted, weights = _product(cast.inputs[0])
+    last = model.graph.outputs[0].producer()  # the product itself, or where it is not in float32 the cast behind it
+    wanted, weights = _product(last.inputs[0] if last.op_type == "Cast" else last.outputs[0])
     table = weights.producer().inputs[0] if weights.producer() is not None else _Rows(model).of(weights)
-    logits = _node(ROW_LOGITS, [wanted, table], name=cast.name)
-    ir.convenience.replace_nodes_and_values(model.graph, cast, [cast], [logits], cast.outputs, logits.outputs)
+    logits = _node(ROW_LOGITS, [wanted, table], name=last.name)
+    ir.convenience.replace_nodes_and_values(model.graph, last, [last], [logits], last.outputs, logits.outputs)
 
 
 class _Rows:
