@@ -35,8 +35,8 @@ def _of_one(name: str, measured: dict, entries: dict, text: TextConfig) -> dict:
     for length in second["prefill_seconds"]:
         seconds = _extrapolate(first["prefill_seconds"][length], second["prefill_seconds"][length], few, many)
         result["prefill"][length] = {**seconds, "tokens_per_second": int(length) / seconds["all_layers"]}
-    resident = [measured[str(layers)]["memory_after_load"]["resident"] for layers in (few, many)]
-    result["resident_bytes_after_load"] = _extrapolate(*resident, few, many)["all_layers"]
+    resident = [measured[str(layers)]["memory"]["resident"] for layers in (few, many)]
+    result["resident_bytes"] = _extrapolate(*resident, few, many)["all_layers"]
     for layers in set(measured) - {str(few), str(many)}:
         result["extrapolation_checked"] = {
             layers: {batch: {"measured": seconds, "extrapolated": _extrapolate(

@@ -55,7 +55,7 @@ def entries_of(text: dict, cost: dict[str, tuple[float, float]]) -> dict:
     def measured(base: float, layer: float, layers: int) -> dict:
         seconds = base + layers * layer
         return {"decode_seconds": {"1": seconds, "4": seconds}, "prefill_seconds": {"512": seconds},
-                "memory_after_load": {"resident": 10**9 * (1 + layers)}, "read_bytes_per_second": 1e10 * layers}
+                "memory": {"resident": 10**9 * (1 + layers)}, "read_bytes_per_second": 1e10 * layers}
 
     return {"layers": [1, 4], "loads": {"past": 512}, "model": text, "processor": "a",
             "cores": 2, "date": "2026-01-01",
@@ -73,7 +73,7 @@ def test_layers_are_extrapolated_and_compared_with_the_floor(random_build: Path,
     assert step["tokens_per_second"] == pytest.approx(80)
     config = ModelConfig.from_dict(BuildFolder(random_build).manifest["config"]).text
     assert step["share_of_floor"] == pytest.approx(step_bytes(config, "int4", 48, 4, 512) / 4e10 / 0.050)
-    assert entries["summary"]["int4, chunks of 256"]["resident_bytes_after_load"] == pytest.approx(49e9)
+    assert entries["summary"]["int4, chunks of 256"]["resident_bytes"] == pytest.approx(49e9)
     checked = entries["summary"]["transformers bf16"]["extrapolation_checked"]["12"]["1"]
     assert checked["measured"] == pytest.approx(checked["extrapolated"])
     plot(entries, tmp_path / "plot.png")
