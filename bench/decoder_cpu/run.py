@@ -15,7 +15,7 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from bench.decoder_cpu.floor import read_bandwidth
@@ -28,6 +28,8 @@ from export.precision import QUANTISED
 
 # Tokens of a prompt in one call.
 CHUNKS = (256, 512)
+# The peer is slow: it is timed less often.
+PEER_STEPS, PEER_ROUNDS = 20, 2
 
 
 class Record:
@@ -75,13 +77,14 @@ class Measurements:
     def peers(self, dtype: str, layers: int) -> None:
         name = f"transformers {dtype}"
         if not self._record.has(name, layers):
-            self._measure(name, layers, "peer", str(self._scratch.checkpoint(layers)), "--dtype", dtype)
+            self._measure(name, layers, "peer", str(self._scratch.checkpoint(layers)), "--dtype", dtype,
+                          loads=replace(self._loads, steps=PEER_STEPS, rounds=PEER_ROUNDS))
 
-    def _measure(self, name: str, layers: int, module: str, *arguments: str) -> None:
+    def _measure(self, name: str, layers: int, module: str, *arguments: str, loads: Loads | None = None) -> None:
         print(f"--- {name}, {layers} layers", file=sys.stderr, flush=True)
         before = read_bandwidth()
         command = [sys.executable, "-m", f"bench.decoder_cpu.{module}", *arguments, "--loads",
-                   json.dumps(asdict(self._loads))]
+                   json.dumps(asdict(loads or self._loads))]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         # The better of both: whatever else this machine did meanwhile only took from it.
         bandwidth = max(before, read_bandwidth())
