@@ -15,9 +15,10 @@ from tests.support.processor_folder import add_processor_files
 from tests.support.server import live_build, live_server  # noqa: F401  (fixtures)
 
 # CI tries the same examples each time, so that a commit either passes or does not; other runs look for new ones.
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+# No example has a deadline: how long one takes says something about the machine only.
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("local", deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 @pytest.fixture(scope="session")
