@@ -287,28 +287,12 @@ class CachedAttention : public DecoderKernel {
   float epsilon_ = 0.f, scale_ = 0.f;
 };
 
-template <typename Kernel>
-OrtStatus* add(const OrtApi* api, OrtCustomOpDomain* domain) {
-  // ONNX Runtime keeps the pointers as long as it has sessions.
-  static const Operator<Kernel> half(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, QWEN3VL_FLOAT16);
-  static const Operator<Kernel> bfloat(ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16, QWEN3VL_BFLOAT16);
-  QWEN3VL_RETURN_IF_ERROR(api->CustomOpDomain_Add(domain, &half));
-  return api->CustomOpDomain_Add(domain, &bfloat);
-}
+static_assert(kFloat16Number == QWEN3VL_FLOAT16 && kBfloat16Number == QWEN3VL_BFLOAT16);
 
 }  // namespace
 }  // namespace qwen3vl
 
 extern "C" OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   using namespace qwen3vl;
-  const OrtApi* api = base->GetApi(kApiVersion);
-  OrtCustomOpDomain* domain = nullptr;
-  QWEN3VL_RETURN_IF_ERROR(api->CreateCustomOpDomain("qwen3vl", &domain));
-  QWEN3VL_RETURN_IF_ERROR(add<RowProduct>(api, domain));
-  QWEN3VL_RETURN_IF_ERROR(add<RowProductAdd>(api, domain));
-  QWEN3VL_RETURN_IF_ERROR(add<RowLogits>(api, domain));
-  QWEN3VL_RETURN_IF_ERROR(add<AddNorm>(api, domain));
-  QWEN3VL_RETURN_IF_ERROR(add<RoutedExperts>(api, domain));
-  QWEN3VL_RETURN_IF_ERROR(add<CachedAttention>(api, domain));
-  return api->AddCustomOpDomain(options, domain);
+  return register_kernels<RowProduct, RowProductAdd, RowLogits, AddNorm, RoutedExperts, CachedAttention>(options, base);
 }

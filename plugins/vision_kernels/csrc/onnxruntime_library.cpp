@@ -1,33 +1,50 @@
 // The kernels as operators of ONNX Runtime's CUDA provider: a library for SessionOptions.register_custom_ops_library.
-#include <iterator>
-
 #include "onnxruntime_operator.h"
+#include "vision_kernels.h"
 
 namespace qwen3vl {
 namespace {
 
-class VisionAttention {
+static_assert(kFloat16Number == QWEN3VL_VISION_FLOAT16 && kBfloat16Number == QWEN3VL_VISION_BFLOAT16);
+
+class VisionKernel {
+ public:
+  static constexpr Type kOutputs[] = {Type::kElement};
+
+  VisionKernel(const OrtApi* api, int type) : api_(api), type_(static_cast<Qwen3vlVisionType>(type)) {}
+
+  static const char* unavailable() {
+    return qwen3vl_vision_kernels_run_here() ? nullptr
+                                             : "the vision kernels need a GPU of compute capability 9.0 (H100, H200); "
+                                               "build the engine without --vision-kernels";
+  }
+
+  OrtStatus* initialise(const OrtKernelInfo*) { return nullptr; }
+
+ protected:
+  const OrtApi* api_;
+  Qwen3vlVisionType type_;
+};
+
+class VisionAttention : public VisionKernel {
  public:
   static constexpr char kName[] = "VisionAttention";
   static constexpr Type kInputs[] = {Type::kElement, Type::kElement, Type::kFloat32, Type::kFloat32};
 
-  VisionAttention(const OrtApi* api, Qwen3vlVisionType type) : api_(api), type_(type) {}
+  using VisionKernel::VisionKernel;
   ~VisionAttention() {
     if (allocator_ != nullptr) api_->ReleaseAllocator(allocator_);
   }
 
   OrtStatus* initialise(const OrtKernelInfo* info) {
-    RETURN_IF_ERROR(api_->KernelInfoGetAttribute_int64(info, "num_heads", &heads_));
+    QWEN3VL_RETURN_IF_ERROR(api_->KernelInfoGetAttribute_int64(info, "num_heads", &heads_));
     if (heads_ < 1) return api_->CreateStatus(ORT_INVALID_ARGUMENT, "VisionAttention: num_heads is below 1");
     return api_->KernelInfoGetAllocator(info, OrtMemTypeDefault, &allocator_);
   }
 
   OrtStatus* compute(const Call& call) {
     Tensor qkv, bias, cosines, sines;
-    RETURN_IF_ERROR(call.input(0, qkv));
-    RETURN_IF_ERROR(call.input(1, bias));
-    RETURN_IF_ERROR(call.input(2, cosines));
-    RETURN_IF_ERROR(call.input(3, sines));
+    QWEN3VL_RETURN_IF_ERROR(call.inputs({&qkv, &bias, &cosines, &sines}));
     if (qkv.shape.size() != 3 || qkv.shape[2] % (3 * heads_) != 0)
       return call.error("qkv has shape " + text(qkv.shape) + ", expected [frames, patches, 3 * heads * head size] of " +
                         std::to_string(heads_) + " heads");
@@ -39,71 +56,57 @@ class VisionAttention {
       return call.error("qkv " + text(qkv.shape) + " does not go with bias " + text(bias.shape) + ", cosines " +
                         text(cosines.shape) + ", sines " + text(sines.shape));
     void *out = nullptr, *stream = nullptr;
-    RETURN_IF_ERROR(call.output({frames, patches, hidden}, &out));
-    RETURN_IF_ERROR(call.stream(&stream));
+    QWEN3VL_RETURN_IF_ERROR(call.output(0, {frames, patches, hidden}, &out));
+    QWEN3VL_RETURN_IF_ERROR(call.stream(&stream));
     if (frames == 0 || patches == 0) return nullptr;
 
     const auto heads = static_cast<int>(heads_), head_size = static_cast<int>(head);
     const size_t bytes = qwen3vl_vision_attention_workspace(frames, patches, heads, head_size);
-    void* workspace = allocator_->Alloc(allocator_, bytes);
-    if (workspace == nullptr) return call.error("no " + std::to_string(bytes) + " bytes of GPU memory");
+    const Scratch workspace(allocator_, bytes);
+    if (workspace.data() == nullptr) return call.error("no " + std::to_string(bytes) + " bytes of GPU memory");
     const int status = qwen3vl_vision_attention(out, qkv.data, bias.data, static_cast<const float*>(cosines.data),
-                                                static_cast<const float*>(sines.data), workspace, frames, patches,
-                                                heads, head_size, type_, stream);
-    // Whoever gets the memory next uses it on the same stream, after this call's work.
-    allocator_->Free(allocator_, workspace);
-    return call.launched(status, qkv.shape);
+                                                static_cast<const float*>(sines.data), workspace.data(), frames,
+                                                patches, heads, head_size, type_, stream);
+    return call.launched(status, {&qkv});
   }
 
  private:
-  const OrtApi* api_;
-  Qwen3vlVisionType type_;
   int64_t heads_ = 0;
   OrtAllocator* allocator_ = nullptr;
 };
 
-class BiasGelu {
+class BiasGelu : public VisionKernel {
  public:
   static constexpr char kName[] = "BiasGelu";
   static constexpr Type kInputs[] = {Type::kElement, Type::kElement};
 
-  BiasGelu(const OrtApi*, Qwen3vlVisionType type) : type_(type) {}
-  OrtStatus* initialise(const OrtKernelInfo*) { return nullptr; }
+  using VisionKernel::VisionKernel;
 
   OrtStatus* compute(const Call& call) {
     Tensor x, bias;
-    RETURN_IF_ERROR(call.input(0, x));
-    RETURN_IF_ERROR(call.input(1, bias));
+    QWEN3VL_RETURN_IF_ERROR(call.inputs({&x, &bias}));
     if (x.shape.empty() || bias.shape.size() != 1 || x.shape.back() != bias.shape[0] || bias.shape[0] % 8 != 0)
       return call.error("x " + text(x.shape) + " and bias " + text(bias.shape) +
                         " do not go together, or their width is not a multiple of 8");
     void *out = nullptr, *stream = nullptr;
-    RETURN_IF_ERROR(call.output(x.shape, &out));
-    RETURN_IF_ERROR(call.stream(&stream));
+    QWEN3VL_RETURN_IF_ERROR(call.output(0, x.shape, &out));
+    QWEN3VL_RETURN_IF_ERROR(call.stream(&stream));
     const int64_t count = elements(x.shape), columns = bias.shape[0];
     if (count == 0) return nullptr;
-    return call.launched(qwen3vl_bias_gelu(out, x.data, bias.data, count / columns, columns, type_, stream), x.shape);
+    return call.launched(qwen3vl_bias_gelu(out, x.data, bias.data, count / columns, columns, type_, stream), {&x});
   }
-
- private:
-  Qwen3vlVisionType type_;
 };
 
-class AddPositions {
+class AddPositions : public VisionKernel {
  public:
   static constexpr char kName[] = "AddPositions";
   static constexpr Type kInputs[] = {Type::kElement, Type::kElement, Type::kElement, Type::kInt32, Type::kFloat32};
 
-  AddPositions(const OrtApi*, Qwen3vlVisionType type) : type_(type) {}
-  OrtStatus* initialise(const OrtKernelInfo*) { return nullptr; }
+  using VisionKernel::VisionKernel;
 
   OrtStatus* compute(const Call& call) {
     Tensor x, bias, table, indices, weights;
-    RETURN_IF_ERROR(call.input(0, x));
-    RETURN_IF_ERROR(call.input(1, bias));
-    RETURN_IF_ERROR(call.input(2, table));
-    RETURN_IF_ERROR(call.input(3, indices));
-    RETURN_IF_ERROR(call.input(4, weights));
+    QWEN3VL_RETURN_IF_ERROR(call.inputs({&x, &bias, &table, &indices, &weights}));
     const bool fits = x.shape.size() == 3 && x.shape[2] % 8 == 0 && bias.shape == Shape{x.shape[2]} &&
                       table.shape.size() == 2 && table.shape[1] == x.shape[2] &&
                       indices.shape == Shape{x.shape[1], 4} && weights.shape == indices.shape;
@@ -112,28 +115,16 @@ class AddPositions {
                         text(table.shape) + ", indices " + text(indices.shape) + ", weights " + text(weights.shape) +
                         ", or its width is not a multiple of 8");
     void *out = nullptr, *stream = nullptr;
-    RETURN_IF_ERROR(call.output(x.shape, &out));
-    RETURN_IF_ERROR(call.stream(&stream));
+    QWEN3VL_RETURN_IF_ERROR(call.output(0, x.shape, &out));
+    QWEN3VL_RETURN_IF_ERROR(call.stream(&stream));
     if (elements(x.shape) == 0) return nullptr;
     return call.launched(
         qwen3vl_add_positions(out, x.data, bias.data, table.data, static_cast<const int32_t*>(indices.data),
                               static_cast<const float*>(weights.data), x.shape[0], x.shape[1], x.shape[2],
                               table.shape[0], type_, stream),
-        x.shape);
+        {&x});
   }
-
- private:
-  Qwen3vlVisionType type_;
 };
-
-template <typename Kernel>
-OrtStatus* add(const OrtApi* api, OrtCustomOpDomain* domain) {
-  // ONNX Runtime keeps the pointers as long as it has sessions.
-  static const Operator<Kernel> half(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, QWEN3VL_VISION_FLOAT16);
-  static const Operator<Kernel> bfloat(ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16, QWEN3VL_VISION_BFLOAT16);
-  RETURN_IF_ERROR(api->CustomOpDomain_Add(domain, &half));
-  return api->CustomOpDomain_Add(domain, &bfloat);
-}
 
 }  // namespace
 }  // namespace qwen3vl
@@ -141,11 +132,5 @@ OrtStatus* add(const OrtApi* api, OrtCustomOpDomain* domain) {
 extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(OrtSessionOptions* options,
                                                                               const OrtApiBase* base) {
   using namespace qwen3vl;
-  const OrtApi* api = base->GetApi(kApiVersion);
-  OrtCustomOpDomain* domain = nullptr;
-  RETURN_IF_ERROR(api->CreateCustomOpDomain(kDomain, &domain));
-  RETURN_IF_ERROR(add<VisionAttention>(api, domain));
-  RETURN_IF_ERROR(add<BiasGelu>(api, domain));
-  RETURN_IF_ERROR(add<AddPositions>(api, domain));
-  return api->AddCustomOpDomain(options, domain);
+  return register_kernels<VisionAttention, BiasGelu, AddPositions>(options, base);
 }

@@ -14,6 +14,7 @@
 
 namespace qwen3vl {
 
+constexpr char kDomain[] = "qwen3vl";
 constexpr char kProvider[] = "CUDAExecutionProvider";
 constexpr uint32_t kApiVersion = 18;  // of ONNX Runtime's C interface: the oldest that has every function used here
 
@@ -113,6 +114,9 @@ class Call {
   OrtKernelContext* context_;
 };
 
+// Numbers of the element types in the kernels' C interfaces.
+constexpr int kFloat16Number = 1, kBfloat16Number = 2;
+
 // Kernel has: kName; kInputs and kOutputs, arrays of Type; a constructor (OrtApi, number of the element type);
 // initialise(OrtKernelInfo) and compute(Call), which return a status; unavailable(), why it can't run here, or null.
 template <typename Kernel>
@@ -171,5 +175,26 @@ struct Operator : OrtCustomOp {
     }
   }
 };
+
+// Registers a kernel for both half-precision types.
+template <typename Kernel>
+OrtStatus* add(const OrtApi* api, OrtCustomOpDomain* domain) {
+  // ONNX Runtime keeps the pointers as long as it has sessions.
+  static const Operator<Kernel> half(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, kFloat16Number);
+  static const Operator<Kernel> bfloat(ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16, kBfloat16Number);
+  QWEN3VL_RETURN_IF_ERROR(api->CustomOpDomain_Add(domain, &half));
+  return api->CustomOpDomain_Add(domain, &bfloat);
+}
+
+// What a library's RegisterCustomOps does: adds all of its kernels.
+template <typename... Kernels>
+OrtStatus* register_kernels(OrtSessionOptions* options, const OrtApiBase* base) {
+  const OrtApi* api = base->GetApi(kApiVersion);
+  OrtCustomOpDomain* domain = nullptr;
+  QWEN3VL_RETURN_IF_ERROR(api->CreateCustomOpDomain(kDomain, &domain));
+  OrtStatus* status = nullptr;
+  static_cast<void>(((status = add<Kernels>(api, domain)) || ...));
+  return status != nullptr ? status : api->AddCustomOpDomain(options, domain);
+}
 
 }  // namespace qwen3vl
