@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import shlex
 import sys
 import threading
@@ -27,7 +26,7 @@ from bench.environment import describe_machine
 from bench.split_plot import plot
 from client.chat import VisionChat
 from engines.fidelity.cases import picture
-from export.build_folder import TEMPORARY, BuildFolder
+from export.build_folder import BuildFolder, replacing
 from triton_repo.build_paths import BuildPaths
 from triton_repo.roles import Role
 from triton_repo.server import Endpoints, TritonServer
@@ -180,9 +179,8 @@ def main() -> None:
 
 def _write(report: dict, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f"{TEMPORARY}{path.name}"
-    temporary.write_text(json.dumps(report, indent=2) + "\n")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def _line(measured: Measured) -> str:

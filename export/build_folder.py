@@ -108,9 +108,8 @@ class BuildFolder:
 
     def save(self) -> None:
         """Write the manifest, whole or not at all."""
-        temporary = self.path / f"{TEMPORARY}{MANIFEST}"
-        temporary.write_text(json.dumps(self.manifest, indent=2) + "\n")
-        os.replace(temporary, self.path / MANIFEST)
+        with replacing(self.path / MANIFEST) as temporary:
+            temporary.write_text(json.dumps(self.manifest, indent=2) + "\n")
 
     def _read_manifest(self) -> dict:
         path = self.path / MANIFEST
@@ -124,6 +123,14 @@ class BuildFolder:
             raise ArtifactError(f"{path} has format {manifest.get('format')!r}, expected {FORMAT}: "
                                 "build into a new folder")
         return manifest
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write a file to, which then takes its place: `path` is there whole or as it was."""
+    temporary = path.with_name(f"{TEMPORARY}{path.name}")
+    yield temporary
+    os.replace(temporary, path)
 
 
 def sha256(path: Path) -> str:

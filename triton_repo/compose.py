@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from engines.capacity import Capacity
 from engines.description import EngineDescription
-from export.build_folder import TEMPORARY, BuildFolder, sha256
+from export.build_folder import BuildFolder, replacing, sha256
 from qwen3vl.limits import Limits
 from triton_repo.build_paths import BuildPaths
 from triton_repo.config_pbtxt import CONFIG_FILE, Ensemble, PythonModel, to_text, triton_config
@@ -59,9 +58,8 @@ def _write_limits(paths: BuildPaths, capacity: Capacity, slots: int, changes: Ma
     limits = paths.limits() if paths.limits_file.exists() else capacity.default_limits()
     limits = Limits.from_dict({**limits.to_dict(), **changes})
     capacity.require(limits, slots)
-    temporary = paths.root / f"{TEMPORARY}{paths.limits_file.name}"
-    temporary.write_text(json.dumps(limits.to_dict(), indent=2) + "\n")
-    os.replace(temporary, paths.limits_file)
+    with replacing(paths.limits_file) as temporary:
+        temporary.write_text(json.dumps(limits.to_dict(), indent=2) + "\n")
     return limits
 
 

@@ -24,6 +24,7 @@ from bench.decoder_cpu.plot import plot
 from bench.decoder_cpu.scratch import Scratch
 from bench.decoder_cpu.summary import summary
 from bench.environment import describe_machine
+from export.build_folder import replacing
 from export.precision import QUANTISED
 
 # Tokens of a prompt in one call.
@@ -52,9 +53,8 @@ class Record:
 
     def save(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.entries, indent=1) + "\n")
-        temporary.replace(self._path)
+        with replacing(self._path) as temporary:
+            temporary.write_text(json.dumps(self.entries, indent=1) + "\n")
 
 
 class Measurements:

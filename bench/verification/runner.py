@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bench.verification.step import Command, Outcome, Status, Step
-from export.build_folder import sha256
+from export.build_folder import replacing, sha256
 
 PROJECT = Path(__file__).parents[2]
 SOURCES = ("bench", "client", "engines", "export", "plugins", "qwen3vl", "triton_repo")
@@ -91,10 +91,8 @@ class Runner:
         return 0
 
     def _remember(self, outcome: Outcome) -> None:
-        path = self._record(outcome.name)
-        temporary = path.with_name(f".tmp-{path.name}")
-        temporary.write_text(json.dumps(asdict(outcome), indent=2) + "\n")
-        temporary.replace(path)
+        with replacing(self._record(outcome.name)) as temporary:
+            temporary.write_text(json.dumps(asdict(outcome), indent=2) + "\n")
 
     def _remembered(self, name: str) -> Outcome | None:
         path = self._record(name)

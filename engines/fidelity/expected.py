@@ -16,6 +16,7 @@ import numpy as np
 
 from engines.fidelity.cases import Case
 from engines.fidelity.comparison import distance
+from export.build_folder import replacing
 from export.precision import QUANTISED
 
 if TYPE_CHECKING:
@@ -51,9 +52,8 @@ class Expected:
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all."""
-        temporary = path.with_name(f".tmp-{path.name}")
-        np.savez(temporary, **{**vars(self), "noise": json.dumps(self.noise)})
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            np.savez(temporary, **{**vars(self), "noise": json.dumps(self.noise)})
 
     @classmethod
     def load(cls, path: Path) -> Expected:

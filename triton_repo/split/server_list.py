@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.build_folder import TEMPORARY
+from export.build_folder import replacing
 from qwen3vl.errors import ArtifactError
 
 # A name, an IPv4 address or an IPv6 address in brackets; and the gRPC port.
@@ -43,9 +42,8 @@ def write_servers(path: Path, addresses: Sequence[str]) -> None:
     """
     for address in addresses:
         _check(address, "--encode-server")
-    temporary = path.parent / f"{TEMPORARY}{path.name}"
-    temporary.write_text(HEADER + "".join(f"{address}\n" for address in dict.fromkeys(addresses)))
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(HEADER + "".join(f"{address}\n" for address in dict.fromkeys(addresses)))
 
 
 def _check(address: str, where: str) -> None:
