@@ -8,6 +8,7 @@ from pathlib import Path
 from engines.batching.interface import InFlightBatcher
 from engines.batching.prefill import PrefillSettings
 from engines.description import EngineDescription
+from export.trtllm.plan import CACHE_PERCENT
 from qwen3vl.limits import Limits
 
 
@@ -25,7 +26,7 @@ class DecoderSettings:
     slots: int
     threads: int = 0
     stall_seconds: float = PrefillSettings.stall_seconds
-    cache_fraction: float = 0.8
+    cache_fraction: float = CACHE_PERCENT / 100
 
 
 def decoder_batcher(engine_dir: Path, limits: Limits, settings: DecoderSettings) -> InFlightBatcher:

@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from engines.record_file import read_record
 from qwen3vl.config import ModelConfig
-from qwen3vl.errors import ArtifactError
 
 FILE_NAME = "engine.json"
 FORMAT = 1
@@ -38,11 +38,5 @@ class EngineDescription:
         Raises:
             ArtifactError: there is none, or another version of this toolkit wrote it.
         """
-        path = engine_dir / FILE_NAME
-        try:
-            values = json.loads(path.read_text())
-        except FileNotFoundError:
-            raise ArtifactError(f"{path} does not exist: run `qwen3vl build {engine_dir.parent}`") from None
-        if values.pop("format", None) != FORMAT:
-            raise ArtifactError(f"{path} was written by another version of this toolkit: run `qwen3vl build` again")
+        values = read_record(engine_dir / FILE_NAME, FORMAT, f"`qwen3vl build {engine_dir.parent}`")
         return cls(**{**values, "config": ModelConfig.from_dict(values["config"])})

@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from engines.record_file import read_record
 from engines.tensorrt.profiles import Profile, Range
-from qwen3vl.errors import ArtifactError
 
 RECORD_FILE = "tensorrt.json"
 ENGINE_FILE = "engine.plan"
@@ -59,14 +59,7 @@ class EngineRecord:
         Raises:
             ArtifactError: there is none, or another version of this toolkit wrote it.
         """
-        path = folder / RECORD_FILE
-        try:
-            values = json.loads(path.read_text())
-        except FileNotFoundError:
-            raise ArtifactError(f"{path} does not exist: run `qwen3vl build --target tensorrt` on the build folder") \
-                from None
-        if values.pop("format", None) != FORMAT:
-            raise ArtifactError(f"{path} was written by another version of this toolkit: run `qwen3vl build` again")
+        values = read_record(folder / RECORD_FILE, FORMAT, "`qwen3vl build --target tensorrt` on the build folder")
         tensors = {part: {name: TensorInfo(info["dtype"], tuple(info["shape"])) for name, info in values[part].items()}
                    for part in ("inputs", "outputs")}
         profiles = tuple(Profile(Range(**value["frames"]), Range(**value["patches"])) for value in values["profiles"])

@@ -18,7 +18,7 @@ from engines.trtllm.build_config import build_config
 from engines.trtllm.checks import load_plugin, load_tensorrt_llm
 from engines.trtllm.model import configure, model_class
 from engines.trtllm.options import TrtllmBuildOptions
-from engines.trtllm.record import FOLDER, RECORD_FILE, TrtllmRecord
+from engines.trtllm.record import FOLDER, RECORD_FILE, TrtllmRecord, engine_name
 from export.build_folder import TEMPORARY, BuildFolder, sha256
 from export.trtllm.exporter import CONFIG, rank_file
 from export.trtllm.exporter import FOLDER as CHECKPOINT
@@ -58,7 +58,7 @@ def build_decoder(build: BuildFolder, options: TrtllmBuildOptions) -> bool:
 
 def engine_file(rank: int) -> str:
     """A GPU's engine, relative to the build folder."""
-    return f"{FOLDER}/rank{rank}.engine"
+    return f"{FOLDER}/{engine_name(rank)}"
 
 
 @dataclass(frozen=True)

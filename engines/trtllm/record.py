@@ -6,13 +6,18 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from engines.record_file import read_record
 from engines.trtllm.sizes import EngineSizes
 from export.trtllm.parallel import Parallelism
-from qwen3vl.errors import ArtifactError
 
 FOLDER = "engines/trtllm"
 RECORD_FILE = "trtllm.json"
 FORMAT = 1
+
+
+def engine_name(rank: int) -> str:
+    """File name of a GPU's engine, as TensorRT-LLM has it."""
+    return f"rank{rank}.engine"
 
 
 @dataclass(frozen=True)
@@ -69,13 +74,6 @@ class TrtllmRecord:
         Raises:
             ArtifactError: there is none, or another version of this toolkit wrote it.
         """
-        path = folder / RECORD_FILE
-        try:
-            values = json.loads(path.read_text())
-        except FileNotFoundError:
-            raise ArtifactError(f"{path} does not exist: run `qwen3vl build --target trtllm` on the build folder") \
-                from None
-        if values.pop("format", None) != FORMAT:
-            raise ArtifactError(f"{path} was written by another version of this toolkit: run `qwen3vl build` again")
+        values = read_record(folder / RECORD_FILE, FORMAT, "`qwen3vl build --target trtllm` on the build folder")
         return cls(**{**values, "parallelism": Parallelism(**values["parallelism"]),
                       "sizes": EngineSizes(**values["sizes"])})

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.trtllm.checks import load_plugin, load_tensorrt_llm
-from engines.trtllm.record import TrtllmRecord
+from engines.trtllm.record import TrtllmRecord, engine_name
 from qwen3vl.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ def start_executor(folder: Path, record: TrtllmRecord, options: ExecutorOptions)
 
 
 def engine_files(folder: Path, record: TrtllmRecord) -> list[Path]:
-    """The engines, one for each GPU, as TensorRT-LLM names them."""
-    return [folder / f"rank{rank}.engine" for rank in range(record.parallelism.world_size)]
+    """The engines, one for each GPU."""
+    return [folder / engine_name(rank) for rank in range(record.parallelism.world_size)]
 
 
 def _load_plugin(library: Path, record: TrtllmRecord) -> None:
