@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engines.batching.admission import require_room
 from engines.vision_encoder import vision_encoder
-from qwen3vl.errors import Overloaded
 from triton_repo.build_paths import BuildPaths
 
 log = logging.getLogger(__name__)
@@ -71,9 +71,7 @@ class VisionService:
         if len(grids) == 0:
             on_rows(self._encoder.encode(patches, grids))
             return
-        if (waiting := self._jobs.qsize()) >= self._limit:
-            raise Overloaded(f"{waiting} requests with images are waiting, as many as the limit (queue) allows: try "
-                             "again later")
+        require_room(self._jobs.qsize(), self._limit, "requests with images")
         self._jobs.put(_Job(patches, grids, on_rows))
 
     def close(self) -> None:

@@ -26,10 +26,15 @@ def require_valid(request: GenerationRequest, config: ModelConfig, limits: Limit
                              f"and {rows} visual rows ({config.rows_per_token} for each visual token)")
 
 
-def require_room(waiting: int, limits: Limits) -> None:
-    """Raise an Overloaded error if as many requests are waiting as may."""
-    if waiting >= limits.queue:
-        raise Overloaded(f"{waiting} requests are waiting, as many as the limit (queue) allows: try again later")
+def require_room(waiting: int, limit: int, what: str = "requests") -> None:
+    """Raise an Overloaded error if as many are waiting as may.
+
+    Args:
+        limit: of `Limits`, `queue`.
+        what: is waiting.
+    """
+    if waiting >= limit:
+        raise Overloaded(f"{waiting} {what} are waiting, as many as the limit (queue) allows: try again later")
 
 
 def shutting_down() -> Overloaded:

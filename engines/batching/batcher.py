@@ -72,7 +72,7 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise shutting_down()
-            require_room(self._scheduler.waiting, self._limits)
+            require_room(self._scheduler.waiting, self._limits.queue)
             self._scheduler.add(sequence)
             self._changed.notify()
         return ticket

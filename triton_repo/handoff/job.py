@@ -16,6 +16,12 @@ Kind = Literal["image", "video"]
 Grid = tuple[int, int, int]
 
 
+def visual_tokens(grid: Grid, merge: int) -> int:
+    """Visual tokens of an image or video of (t, h, w) patches: t * h * w / merge^2."""
+    t, h, w = grid
+    return t * h * w // merge**2
+
+
 @dataclass(frozen=True)
 class EncodeJob:
     """One image or video to be encoded.
@@ -75,6 +81,5 @@ class RowsDescription:
         return self.rows_per_token * self.hidden * self.numpy_dtype.itemsize
 
     def tokens(self, grid: Grid) -> int:
-        """Visual tokens of a grid: t * h * w / merge^2."""
-        t, h, w = grid
-        return t * h * w // self.merge**2
+        """Visual tokens of a grid."""
+        return visual_tokens(grid, self.merge)

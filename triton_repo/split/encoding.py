@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engines.batching.admission import require_room
 from qwen3vl.errors import InvalidRequest, Overloaded
 from qwen3vl.images import Patches, image_patches
 from qwen3vl.visual_files import VisualSettings
@@ -61,12 +62,12 @@ class EncodeService:
         What is delivered instead of rows: `InvalidRequest` where the file cannot be served, `Overloaded` where as many
         as the limit `queue` allows are waiting, `TypeMismatch` where the language side prepares files otherwise.
         """
-        with self._lock:
-            full = self._waiting >= self._limits.queue
-            self._waiting += not full
-        if full:
-            task.deliver(Overloaded(f"{self._limits.queue} images are waiting, as many as the limit (queue) allows: "
-                                    "try again later"))
+        try:
+            with self._lock:
+                require_room(self._waiting, self._limits.queue, "images")
+                self._waiting += 1
+        except Overloaded as error:
+            task.deliver(error)
             return
         try:
             self._preparing.submit(self._prepare, task)

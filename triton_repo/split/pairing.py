@@ -13,7 +13,7 @@ from qwen3vl.config import ModelConfig
 from qwen3vl.errors import ArtifactError
 from qwen3vl.visual_files import VisualSettings
 from triton_repo.build_paths import BuildPaths
-from triton_repo.handoff.job import RowsDescription
+from triton_repo.handoff.job import RowsDescription, visual_tokens
 from triton_repo.roles import Role
 
 # Goes up when the same settings prepare a file differently.
@@ -58,8 +58,7 @@ class Pairing:
 
     def rows(self, grid: tuple[int, int, int]) -> int:
         """Visual rows of an image or video of (t, h, w) patches."""
-        t, h, w = grid
-        return self.rows_per_token * (t * h * w // self.merge**2)
+        return self.rows_per_token * visual_tokens(grid, self.merge)
 
     def description(self, engine: str) -> RowsDescription:
         """The rows of this pairing from one engine, named by its hash."""

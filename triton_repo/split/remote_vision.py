@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from qwen3vl.errors import InvalidRequest, Overloaded
+from engines.batching.admission import require_room
+from qwen3vl.errors import InvalidRequest
 from triton_repo.build_paths import BuildPaths
 from triton_repo.handoff.job import RowsDescription
 from triton_repo.handoff.receiver import EncodeConnection
@@ -70,9 +71,7 @@ class RemoteVision:
             on_rows(self._none)
             return
         with self._lock:
-            if self._waiting >= self._limit:
-                raise Overloaded(f"{self._waiting} requests with images are waiting, as many as the limit (queue) "
-                                 "allows: try again later")
+            require_room(self._waiting, self._limit, "requests with images")
             self._waiting += 1
         parts = _Parts(media, lambda rows: self._done.put((on_rows, rows)))
         for i, item in enumerate(media):

@@ -82,7 +82,7 @@ class ExecutorBatcher:
         with self._changed:
             if self._closed:
                 raise shutting_down()
-            require_room(len(self._waiting), self._limits)
+            require_room(len(self._waiting), self._limits.queue)
             self._waiting.append(answer)
             self._changed.notify_all()
         return ticket
