@@ -78,6 +78,15 @@ def error_response(error: Exception) -> pb_utils.InferenceResponse:
     return coded_error("INTERNAL", f"{INTERNAL_PREFIX}{type(error).__name__}: {error}; the server's log says more")
 
 
+def respond(step: Callable[[Mapping[str, np.ndarray], Mapping[str, object]], Mapping[str, np.ndarray]],
+            request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
+    """The response to a request that one function answers, from its inputs and parameters."""
+    try:
+        return response(step(inputs_of(request), parameters_of(request)))
+    except Exception as error:
+        return error_response(error)
+
+
 class Metrics:
     """Gauges and counters on Triton's metrics endpoint."""
 

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from triton_repo import backend
 from triton_repo.handoff.sender import HandoffSender
-
-FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
 def handle_requests(sender: HandoffSender, requests: Sequence[pb_utils.InferenceRequest]) -> None:
     """What the model's `execute` does."""
     for request in requests:
-        tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        tensors = backend.inputs_of(request)
         sender.handle(tensors["message"].tobytes(), tensors.get("payload"), TritonReply(request.get_response_sender()))
 
 
@@ -26,13 +25,13 @@ class TritonReply:
         self._sender = sender
 
     def send(self, message: bytes, payload: np.ndarray | None) -> None:
-        tensors = [pb_utils.Tensor("message", np.frombuffer(message, np.uint8))]
+        tensors = {"message": np.frombuffer(message, np.uint8)}
         if payload is not None:
-            tensors.append(pb_utils.Tensor("payload", payload))
-        self._sender.send(pb_utils.InferenceResponse(tensors))
+            tensors["payload"] = payload
+        self._sender.send(backend.response(tensors))
 
     def finish(self) -> None:
-        self._sender.send(flags=FINAL)
+        self._sender.send(flags=backend.FINAL)
 
     def cancelled(self) -> bool:
         return self._sender.is_cancelled()

@@ -1,7 +1,7 @@
 """Triton's entry point of `vision_encoder` on a language server."""
 
 from triton_repo import backend
-from triton_repo.repository import PROMPT
+from triton_repo.rows_reply import answer_with_rows
 from triton_repo.split.media import media_of
 from triton_repo.split.remote_vision import RemoteVision
 
@@ -26,25 +26,14 @@ class TritonPythonModel:
 
     def execute(self, requests):
         for request in requests:
-            self._submit(request, backend.inputs_of(request), request.get_response_sender())
+            answer_with_rows(request, self._start)
 
     def finalize(self):
         self._reports.close()
         self._service.close()
 
-    def _submit(self, request, inputs, sender):
-        # What the decoder needs from preprocess goes along: see triton_repo.repository.
-        prompt = {tensor.name: inputs[tensor.name] for tensor in PROMPT}
-
-        def on_rows(rows):
-            answer = (backend.error_response(rows) if isinstance(rows, Exception)
-                      else backend.response({**prompt, "visual_rows": rows}))
-            sender.send(answer, flags=backend.FINAL)
-
-        try:
-            self._service.submit(media_of(inputs), request.request_id(), on_rows)
-        except Exception as error:
-            sender.send(backend.error_response(error), flags=backend.FINAL)
+    def _start(self, inputs, request_id, on_rows):
+        self._service.submit(media_of(inputs), request_id, on_rows)
 
     def _report(self):
         stats = self._service.stats()

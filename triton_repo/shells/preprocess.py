@@ -9,10 +9,4 @@ class TritonPythonModel:
         self._preprocess = Preprocessor(backend.ModelSettings(args).build)
 
     def execute(self, requests):
-        return [self._respond(request) for request in requests]
-
-    def _respond(self, request):
-        try:
-            return backend.response(self._preprocess(backend.inputs_of(request), backend.parameters_of(request)))
-        except Exception as error:
-            return backend.error_response(error)
+        return [backend.respond(self._preprocess, request) for request in requests]

@@ -1,7 +1,7 @@
 """Triton's entry point of `vision_encoder`."""
 
 from triton_repo import backend
-from triton_repo.repository import PROMPT
+from triton_repo.rows_reply import answer_with_rows
 from triton_repo.vision_encoder import VisionService
 
 
@@ -14,24 +14,16 @@ class TritonPythonModel:
 
     def execute(self, requests):
         for request in requests:
-            self._submit(backend.inputs_of(request), request.get_response_sender())
+            answer_with_rows(request, self._start)
 
     def finalize(self):
         self._service.close()
 
-    def _submit(self, inputs, sender):
-        # What the decoder needs from preprocess goes along: see triton_repo.repository.
-        prompt = {tensor.name: inputs[tensor.name] for tensor in PROMPT}
+    def _start(self, inputs, request_id, on_rows):
+        def on_encoded(rows):
+            if not isinstance(rows, Exception):
+                self._metrics.update({"qwen3vl_vision_engine_loaded": int(self._service.loaded),
+                                      "qwen3vl_images_encoded": self._service.images})
+            on_rows(rows)
 
-        def on_rows(rows):
-            if isinstance(rows, Exception):
-                sender.send(backend.error_response(rows), flags=backend.FINAL)
-                return
-            self._metrics.update({"qwen3vl_vision_engine_loaded": int(self._service.loaded),
-                                  "qwen3vl_images_encoded": self._service.images})
-            sender.send(backend.response({**prompt, "visual_rows": rows}), flags=backend.FINAL)
-
-        try:
-            self._service.submit(inputs["patches"], inputs["grids"], on_rows)
-        except Exception as error:
-            sender.send(backend.error_response(error), flags=backend.FINAL)
+        self._service.submit(inputs["patches"], inputs["grids"], on_encoded)
