@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from bench.cuda_timing import graph_of, milliseconds
 from bench.decoder_cuda.check import check_layer
 from bench.decoder_cuda.model import Buffers, Head, Layer, Shape, layer_bytes, random_cache, random_head, random_layer
 from bench.decoder_cuda.step import Step
@@ -34,32 +35,6 @@ class Record:
     def add(self, name: str, entry: object) -> None:
         self.entries[name] = entry
         self.path.write_text(json.dumps(self.entries, indent=1) + "\n")
-
-
-def graph_of(work: Callable[[], None]) -> torch.cuda.CUDAGraph:
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        work()
-    stream.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        work()
-    return graph
-
-
-def milliseconds(graph: torch.cuda.CUDAGraph, repeats: int) -> float:
-    """Median device time of one replay, after two that are not counted."""
-    times = []
-    for repeat in range(repeats + 2):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        if repeat >= 2:
-            times.append(start.elapsed_time(end))
-    return statistics.median(times)
 
 
 def bandwidth() -> dict[str, float]:

@@ -1,11 +1,12 @@
-"""Timing of CUDA work by graph replay."""
+"""Time of single calls, by replaying a graph of many."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 
 import torch
+
+from bench.cuda_timing import graph_of, milliseconds
 
 
 def microseconds(call: Callable[[int], None], sets: int, *, calls: int = 0, repeats: int = 15) -> float:
@@ -18,24 +19,8 @@ def microseconds(call: Callable[[int], None], sets: int, *, calls: int = 0, repe
         repeats: timed replays, after three that are not.
     """
     calls = calls or sets * -(-32 // sets)
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        call(0)
-    stream.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        for index in range(calls):
-            call(index % sets)
-    times = []
-    for repeat in range(repeats + 3):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        if repeat >= 3:
-            times.append(start.elapsed_time(end) * 1000 / calls)
-    return statistics.median(times)
+    graph = graph_of(lambda: [call(index % sets) for index in range(calls)])
+    return milliseconds(graph, repeats, uncounted=3) * 1000 / calls
 
 
 def copy_microseconds(size: int, sets: int) -> float:
