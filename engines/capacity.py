@@ -8,7 +8,7 @@ from pathlib import Path
 from engines.description import EngineDescription
 from engines.trtllm.record import RECORD_FILE, TrtllmRecord
 from qwen3vl.errors import ArtifactError
-from qwen3vl.limits import Limits
+from qwen3vl.limits import Limits, default_prompt_tokens
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Capacity:
         """The project's limits, lengths cut to what the decoder takes."""
         limits = Limits()
         total = min(limits.total_tokens, self.total_tokens)
-        prompt = min(limits.prompt_tokens, total * 4 // 5, self.prompt_tokens)
+        prompt = min(limits.prompt_tokens, default_prompt_tokens(total), self.prompt_tokens)
         return replace(limits, total_tokens=total, prompt_tokens=prompt)
 
     def require(self, limits: Limits, slots: int) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 from qwen3vl.errors import ArtifactError
+
+LIMITS_FILE = "limits.json"  # in the build folder of a composed deployment
 
 
 @dataclass(frozen=True)
@@ -57,3 +61,28 @@ class Limits:
         if unknown:
             raise ArtifactError(f"unknown limit {', '.join(unknown)}: the limits are {', '.join(known)}")
         return cls(**values)
+
+    @classmethod
+    def load(cls, path: Path) -> Limits:
+        """Read the `LIMITS_FILE` of a build folder.
+
+        Raises:
+            ArtifactError: it is missing, not JSON, or names or values are wrong.
+        """
+        try:
+            values = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise ArtifactError(f"{path} does not exist: run `qwen3vl compose {path.parent}`") from None
+        except ValueError as error:
+            raise ArtifactError(f"{path} is not valid JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise ArtifactError(f"{path} holds a {type(values).__name__}, expected an object of limits")
+        try:
+            return cls.from_dict(values)
+        except ArtifactError as error:
+            raise ArtifactError(f"{path}: {error}") from None
+
+
+def default_prompt_tokens(total_tokens: int) -> int:
+    """What a prompt may take of a sequence where nothing else is said: an answer needs room."""
+    return total_tokens * 4 // 5

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwen3vl.errors import ArtifactError
-from qwen3vl.limits import Limits
+from qwen3vl.limits import LIMITS_FILE, Limits
 from triton_repo.roles import Role
 
-LIMITS_FILE = "limits.json"
 ENCODE_SERVERS_FILE = "encode_servers.txt"
 
 
@@ -45,20 +42,5 @@ class BuildPaths:
         return cls(Path(model_folder).parent.parent)
 
     def limits(self) -> Limits:
-        """Read `limits.json`.
-
-        Raises:
-            ArtifactError: it is missing, not JSON, or names or values are wrong.
-        """
-        try:
-            values = json.loads(self.limits_file.read_text())
-        except FileNotFoundError:
-            raise ArtifactError(f"{self.limits_file} does not exist: run `qwen3vl compose {self.root}`") from None
-        except ValueError as error:
-            raise ArtifactError(f"{self.limits_file} is not valid JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise ArtifactError(f"{self.limits_file} holds a {type(values).__name__}, expected an object of limits")
-        try:
-            return Limits.from_dict(values)
-        except ArtifactError as error:
-            raise ArtifactError(f"{self.limits_file}: {error}") from None
+        """Read `limits.json`; see `Limits.load`."""
+        return Limits.load(self.limits_file)

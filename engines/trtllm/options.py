@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from engines.trtllm.sizes import EngineSizes
 from export.build_folder import BuildFolder
 from export.trtllm.plan import Deployment
-from qwen3vl.limits import Limits
+from qwen3vl.limits import LIMITS_FILE, Limits, default_prompt_tokens
 
 # Where plugins/deepstack_add/CMakeLists.txt puts it, seen from the project's folder.
 PLUGIN_LIBRARY = Path("build/plugin/libdeepstack_add_plugin.so")
-LIMITS_FILE = "limits.json"  # of a composed deployment
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,8 @@ class TrtllmBuildOptions:
             ArtifactError: an option is not above 0 or does not fit the others.
         """
         default = Deployment()
-        prompt = _given(self.prompt_tokens, min(_limits(build).prompt_tokens, max(1, max_length * 4 // 5)))
+        prompt = _given(self.prompt_tokens,
+                        min(_limits(build).prompt_tokens, max(1, default_prompt_tokens(max_length))))
         return EngineSizes(
             _given(self.max_batch, default.max_batch), _given(self.max_num_tokens, default.max_num_tokens),
             _given(self.max_visual_tokens, min(default.max_visual_tokens, prompt)), prompt, max_length)
@@ -55,4 +54,4 @@ def _given(value: int | None, default: int) -> int:
 def _limits(build: BuildFolder) -> Limits:
     """The limits of the deployment in this folder, if it was composed already; else the project's."""
     path = build.path / LIMITS_FILE
-    return Limits.from_dict(json.loads(path.read_text())) if path.exists() else Limits()
+    return Limits.load(path) if path.exists() else Limits()
