@@ -8,8 +8,9 @@ import pytest
 
 from plugins.decoder_kernels.kernel_library import DecoderKernels, type_number
 from qwen3vl.errors import ArtifactError
+from tests.plugins.cmake_projects import PLUGINS, needs_cmake, refusal, require_cpu_test_passes
 
-PROJECT = Path(__file__).parents[2] / "plugins/decoder_kernels"
+PROJECT = PLUGINS / "decoder_kernels"
 INVALID_VALUE = 1  # cudaErrorInvalidValue
 
 
@@ -22,25 +23,18 @@ def test_refuses_what_is_not_the_library(tmp_path: Path, content: bytes | None) 
         DecoderKernels(path)
 
 
-@pytest.mark.skipif(shutil.which("cmake") is None, reason="CMake is not installed")
+@needs_cmake
 @pytest.mark.parametrize("root", ["", "/nowhere"])
 def test_missing_onnxruntime_is_explained(tmp_path: Path, root: str) -> None:
-    command = ["cmake", "-S", PROJECT, "-B", tmp_path, "-DCMAKE_CXX_COMPILER=g++", f"-DONNXRUNTIME_ROOT={root}"]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    message = " ".join(run.stderr.split())
-    assert run.returncode != 0
+    message = refusal(PROJECT, tmp_path, f"-DONNXRUNTIME_ROOT={root}")
     for part in (f"ONNXRUNTIME_ROOT is '{root}'", "include/onnxruntime_c_api.h", "-DONNXRUNTIME_ROOT=",
                  "-DWITH_ONNXRUNTIME=OFF"):
         assert part in message
 
 
-@pytest.mark.skipif(shutil.which("cmake") is None, reason="CMake is not installed")
+@needs_cmake
 def test_partition_test_builds_and_passes_without_cuda(tmp_path: Path) -> None:
-    command = ["cmake", "-S", PROJECT, "-B", tmp_path, "-DCMAKE_CXX_COMPILER=g++", "-DWITH_CUDA=OFF"]
-    subprocess.run(command, check=True, capture_output=True)
-    subprocess.run(["cmake", "--build", tmp_path], check=True, capture_output=True)
-    tests = subprocess.run(["ctest", "--test-dir", tmp_path], capture_output=True, text=True, check=False)
-    assert tests.returncode == 0 and "100% tests passed, 0 tests failed out of 1" in tests.stdout, tests.stdout
+    require_cpu_test_passes(PROJECT, tmp_path)
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
