@@ -14,11 +14,11 @@ from plugins.deepstack_add.operator import (
     DOMAIN,
     INPUTS,
     NAME,
-    OUTPUT,
     PLUGIN_NAMESPACE,
     PLUGIN_VERSION,
     VERSION,
 )
+from plugins.function_body import FunctionBody, onnx_function
 
 # What TensorRT's parser looks for on a node; part of the function's signature, unused in its body.
 PLUGIN_ATTRIBUTES = {"plugin_namespace": PLUGIN_NAMESPACE, "plugin_version": PLUGIN_VERSION}
@@ -33,24 +33,15 @@ def deepstack_add_function(opset: int) -> ir.Function:
     A row of zeros in front of the table serves every token that is not visual: Gather stays in range for an
     empty table, and no unused row, whatever it holds, can reach the sum.
     """
-    hidden, token_ids, visual_rows = (ir.val(argument.name) for argument in INPUTS)
-    tape = ir.tape.Tape()
+    return onnx_function(DOMAIN, NAME, [argument.name for argument in INPUTS], _body, opset,
+                         dict.fromkeys(ATTRIBUTES, ir.AttributeType.INT), PLUGIN_ATTRIBUTES)
+
+
+def _body(body: FunctionBody, hidden: ir.Value, token_ids: ir.Value, visual_rows: ir.Value) -> ir.Value:
+    op = body.op
 
     def attribute(name: str) -> ir.Value:
-        reference = ir.RefAttr("value_int", name, ir.AttributeType.INT)
-        constant = ir.Node("", "Constant", [], [reference])
-        tape_nodes.append(constant)
-        return op("CastLike", constant.outputs[0], token_ids)
-
-    tape_nodes: list[ir.Node] = []
-
-    def op(name: str, *inputs: ir.Value, **attributes) -> ir.Value:
-        value = tape.op(name, inputs, attributes)
-        tape_nodes.append(value.producer())
-        return value
-
-    def integers(*values: int) -> ir.Value:
-        return op("Constant", value_ints=list(values))
+        return op("CastLike", op("Constant", of_function={"value_int": name}), token_ids)
 
     vocab_size, level = attribute("vocab_size"), attribute("level")
     one = op("CastLike", op("Constant", value_int=1), token_ids)
@@ -63,15 +54,9 @@ def deepstack_add_function(opset: int) -> ir.Function:
 
     width = op("Shape", visual_rows, start=1, end=2)
     zero = op("CastLike", op("Constant", value_float=0.0), visual_rows)
-    zero_row = op("Expand", zero, op("Concat", integers(1), width, axis=0))
+    zero_row = op("Expand", zero, op("Concat", body.integers(1), width, axis=0))
     table = op("Concat", zero_row, visual_rows, axis=0)
-    out = op("Add", hidden, op("CastLike", op("Gather", table, index, axis=0), hidden))
-    out.name = OUTPUT.name
-
-    graph = ir.Graph([hidden, token_ids, visual_rows], [out], nodes=tape_nodes, opset_imports={"": opset}, name=NAME)
-    required = [ir.Attr(name, ir.AttributeType.INT, None) for name in ATTRIBUTES]
-    defaulted = [ir.Attr(name, ir.AttributeType.STRING, text) for name, text in PLUGIN_ATTRIBUTES.items()]
-    return ir.Function(DOMAIN, NAME, "", graph=graph, attributes=[*required, *defaulted])
+    return op("Add", hidden, op("CastLike", op("Gather", table, index, axis=0), hidden))
 
 
 def deepstack_add_attributes(*, level: int, vocab_size: int) -> dict[str, int | str]:
