@@ -108,12 +108,13 @@ class Rejected(Message):
 
 @dataclass(frozen=True)
 class Pong(Message):
-    """The answer to a heartbeat: transfers that are not over, and rows still to be encoded or sent, of all clients."""
+    """The answer to a heartbeat: transfers of all clients that are not over, and visual rows still to be encoded for or
+    sent to clients other than the one that asks: it knows best what it has asked for itself."""
 
     number: int
     instance: str
     transfers: int
-    rows: int
+    rows_for_others: int
 
 
 @dataclass(frozen=True)

@@ -32,13 +32,13 @@ class Health:
         instance: another one after each start.
         round_trip: seconds of a heartbeat.
         transfers: of all language servers, that are not over.
-        rows: of all language servers, still to be encoded or sent.
+        rows_for_others: visual rows still to be encoded for or sent to other language servers.
     """
 
     instance: str
     round_trip: float
     transfers: int
-    rows: int
+    rows_for_others: int
 
 
 class EncodeConnection:
@@ -110,7 +110,7 @@ class EncodeConnection:
             raise event.error
         started = time.monotonic()
         pong = event.stream.ping(self._settings.connect_seconds)
-        return Health(pong.instance, time.monotonic() - started, pong.transfers, pong.rows)
+        return Health(pong.instance, time.monotonic() - started, pong.transfers, pong.rows_for_others)
 
     def close(self) -> None:
         """End everything: what is being fetched fails as `Cancelled`, and the sender is told."""

@@ -77,9 +77,8 @@ class HandoffSender:
                 self._sessions.open(message, way)
                 return True
             case messages.Ping():
-                self._sessions.get(message.session)
-                stats = self.stats()
-                way.send(messages.Pong(message.number, self._instance, stats.transfers, stats.outstanding_rows))
+                others = self._transfers.rows_for_others(self._sessions.get(message.session))
+                way.send(messages.Pong(message.number, self._instance, self.stats().transfers, others))
             case messages.Request() | messages.Resume():
                 return self._transfers.asked(message, payload, self._sessions.get(message.session), way)
             case messages.Grant():

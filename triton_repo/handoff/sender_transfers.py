@@ -46,11 +46,14 @@ class SenderTransfers:
     def stats(self) -> SenderStats:
         """What is going on."""
         with self._lock:
-            transfers, totals = list(self._transfers.values()), self._totals
-            rows = sum(max(0, transfer.tokens - transfer.sent_tokens) * self._description.rows_per_token
-                       for transfer in transfers if transfer.machine.attached and not transfer.machine.state.over)
-            return SenderStats(len(transfers), rows, self._held(), totals.blocks, totals.bytes,
-                               totals.ended[State.SUCCESS], totals.ended[State.FAILED])
+            totals = self._totals
+            return SenderStats(len(self._transfers), self._outstanding_rows(), self._held(), totals.blocks,
+                               totals.bytes, totals.ended[State.SUCCESS], totals.ended[State.FAILED])
+
+    def rows_for_others(self, session: Session) -> int:
+        """As `SenderStats.outstanding_rows`, without those of this session."""
+        with self._lock:
+            return self._outstanding_rows(besides=session)
 
     def asked(self, message: messages.Request | messages.Resume, payload: np.ndarray | None, session: Session,
               way: Way) -> bool:
@@ -212,6 +215,12 @@ class SenderTransfers:
         rows = self._description.rows_per_token
         data = transfer.rows[block.first * rows:block.end * rows].reshape(-1).view(np.uint8)
         transfer.session.write(PendingWrite(transfer, block, data))
+
+    def _outstanding_rows(self, besides: Session | None = None) -> int:
+        tokens = sum(max(0, transfer.tokens - transfer.sent_tokens) for transfer in self._transfers.values()
+                     if transfer.machine.attached and not transfer.machine.state.over
+                     and transfer.session is not besides)
+        return tokens * self._description.rows_per_token
 
     def _held(self) -> int:
         return sum(transfer.rows.nbytes for transfer in self._transfers.values() if transfer.rows is not None)

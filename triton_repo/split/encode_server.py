@@ -25,9 +25,9 @@ CHANNEL_OPTIONS = [("grpc.initial_reconnect_backoff_ms", 200), ("grpc.min_reconn
 
 
 class Health(Protocol):
-    """Attributes: visual rows that the server has yet to encode, for anybody."""
+    """Attributes: `rows_for_others`: visual rows that the server has yet to encode for other language servers."""
 
-    rows: int
+    rows_for_others: int
 
 
 class Connection(Protocol):
@@ -50,12 +50,12 @@ class ServerState:
     Attributes:
         engine: hash of its vision engine; None unless it is ready.
         problem: why it cannot be used; empty if it can.
-        rows: visual rows that it had to encode when it was last asked.
+        rows_for_others: visual rows that it had to encode for other language servers when it was last asked.
     """
 
     engine: str | None
     problem: str
-    rows: int = 0
+    rows_for_others: int = 0
 
 
 class EncodeServer:
@@ -82,7 +82,7 @@ class EncodeServer:
         """Ask the server what it is and how it does; takes some seconds at most."""
         try:
             engine = self._offered_engine()
-            return ServerState(engine, "", self._connection(engine).health().rows)
+            return ServerState(engine, "", self._connection(engine).health().rows_for_others)
         except (ArtifactError, HandoffError) as error:
             return ServerState(None, str(error))
         except ValueError as error:  # the channel is closed

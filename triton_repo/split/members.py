@@ -27,7 +27,6 @@ class Member:
         state: what it said last, or why it is not trusted.
         lost: whether it did not answer when it was last asked.
         rows: that this process has asked it for and not got yet.
-        others: rows that it had to encode for others when it was last asked.
         chosen: number of the choice that fell on it last.
     """
 
@@ -35,10 +34,14 @@ class Member:
     state: ServerState = UNCHECKED
     lost: bool = False
     rows: int = 0
-    others: int = 0
     chosen: int = 0
     recheck: threading.Event = field(default_factory=threading.Event)
     removed: bool = False
+
+    @property
+    def outstanding_rows(self) -> int:
+        """Its own, and those of other language servers as far as they are known."""
+        return self.rows + self.state.rows_for_others
 
 
 class Members:
@@ -126,7 +129,6 @@ class Members:
                 if member.recheck.is_set():
                     continue  # it failed meanwhile, so what it said before counts for nothing
                 member.state, member.lost = state, state.engine is None
-                member.others = max(0, state.rows - member.rows)
                 self._choose_engine()
                 self.changed.notify_all()
             if state.problem != known:

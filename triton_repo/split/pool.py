@@ -111,7 +111,7 @@ class EncodePool:
                     raise Overloaded(attempts.summary({member.server.url: member.state for member in listed}))
                 usable = self._members.usable()
                 if untried := [member for member in usable if member.server.url not in attempts.tried]:
-                    member = min(untried, key=lambda member: (member.rows + member.others, member.chosen))
+                    member = min(untried, key=lambda member: (member.outstanding_rows, member.chosen))
                     self._choices += 1
                     self._retries += attempts.any
                     member.rows, member.chosen = member.rows + rows, self._choices

@@ -111,17 +111,18 @@ def test_close_ends_what_is_being_fetched(server, connect) -> None:
         connection.fetch(make_job(1), soon())
 
 
-def test_health_tells_of_all_that_is_to_be_done(server, connect) -> None:
-    connection = connect(server.url)
+def test_health_tells_what_is_to_be_done_for_others(server, connect) -> None:
+    connection, other = connect(server.url), connect(server.url)
     job = make_job(1, seconds=2)
     with ThreadPoolExecutor(1) as pool:
         fetching = pool.submit(connection.fetch, job, soon())
-        wait_until(lambda: connection.health().rows == len(rows_of(job)))
-        health = connect(server.url).health()
-        assert health.transfers == 1 and health.instance == connection.health().instance
+        wait_until(lambda: other.health().rows_for_others == len(rows_of(job)))
+        health, own = other.health(), connection.health()
+        assert health.transfers == own.transfers == 1 and health.instance == own.instance
+        assert own.rows_for_others == 0
         assert 0 < health.round_trip < SECONDS
         fetching.result(timeout=SECONDS)
-    wait_until(lambda: connection.health().rows == 0)
+    wait_until(lambda: other.health().rows_for_others == 0)
 
 
 def test_other_rows_are_a_type_mismatch(server, connect) -> None:

@@ -57,7 +57,8 @@ def test_images_are_spread_over_encode_servers(split: SplitDeployment) -> None:
     split.encoded()
     done = [host.images() - start for host, start in zip(split.hosts, before, strict=True)]
     assert sum(done) == 40
-    assert min(done) >= 5
+    # A server that is slow for a while gets fewer, but never none while eight images are under way.
+    assert min(done) >= 2
 
 
 def test_status_knows_both_kinds(split: SplitDeployment) -> None:
