@@ -10,6 +10,7 @@
 
 #include "decoder_kernels.h"
 #include "fragments.cuh"
+#include "head_rotation.cuh"
 #include "launch.h"
 #include "partition.h"
 #include "ptx.cuh"
@@ -19,7 +20,6 @@ namespace {
 
 namespace cg = cooperative_groups;
 
-constexpr int kHeadSize = 128;
 constexpr int kSharing = 8;  // query heads of one key-value head
 constexpr int kGroupTokens = 16;
 constexpr int kGroupHalf = kGroupTokens * kHeadSize * 2;  // bytes of a group's keys, or of its values
@@ -64,27 +64,6 @@ struct Shared {
   __device__ float* output(int warp) { return reinterpret_cast<float*>(groups[warp][0]); }
   static_assert(4 * kHeadPairPitch * sizeof(float) <= 2 * kGroupHalf);
 };
-
-template <typename T>
-__device__ __forceinline__ uint2 head_norm_now(const T* norm, int lane) {
-  return {load_2_now(norm + 2 * lane), load_2_now(norm + kHeadSize / 2 + 2 * lane)};
-}
-
-// Norm and rotary position of one head by one warp; lane l has d = 2 l, 2 l + 1 and the same + 64.
-template <typename T>
-__device__ __forceinline__ uint2 normed_and_turned(const T* head, uint2 norm, float2 cosine, float2 sine,
-                                                   float epsilon, int lane) {
-  const float2 a = Element<T>::unpack(__ldcg(reinterpret_cast<const std::uint32_t*>(head) + lane));
-  const float2 b = Element<T>::unpack(__ldcg(reinterpret_cast<const std::uint32_t*>(head) + 32 + lane));
-  float squares = a.x * a.x + a.y * a.y + b.x * b.x + b.y * b.y;
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) squares += __shfl_xor_sync(~0u, squares, offset);
-  const float by = rsqrtf(squares / kHeadSize + epsilon);
-  const float2 na = Element<T>::unpack(norm.x), nb = Element<T>::unpack(norm.y);
-  const float2 x{a.x * by * na.x, a.y * by * na.y}, y{b.x * by * nb.x, b.y * by * nb.y};
-  return {Element<T>::pack(x.x * cosine.x - y.x * sine.x, x.y * cosine.y - y.y * sine.y),
-          Element<T>::pack(y.x * cosine.x + x.x * sine.x, y.y * cosine.y + x.y * sine.y)};
-}
 
 __device__ __forceinline__ std::uint32_t word(const uint4& x, int i) {
   return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w;
@@ -273,15 +252,15 @@ __global__ void __launch_bounds__(kWarps * 32, 2) attention_kernel(const Attenti
                  static_cast<std::int64_t>(sequence) * (heads + 2 * arguments.kv_heads) * kHeadSize;
 #pragma unroll
   for (int head = warp; head < kSharing; head += kWarps) {
-    const uint2 query = normed_and_turned(qkv + (kv_head * kSharing + head) * kHeadSize, query_norm, cosine, sine,
-                                          arguments.epsilon, lane);
+    const uint2 query = normed_and_turned<T>(head_pairs(qkv + (kv_head * kSharing + head) * kHeadSize, lane), query_norm,
+                                             cosine, sine, arguments.epsilon);
     auto* row = reinterpret_cast<std::uint32_t*>(shared.queries[head]);
     row[lane] = query.x;
     row[32 + lane] = query.y;
   }
   if (rank == 0 && warp == 0) {
-    const uint2 key =
-        normed_and_turned(qkv + (heads + kv_head) * kHeadSize, key_norm, cosine, sine, arguments.epsilon, lane);
+    const uint2 key = normed_and_turned<T>(head_pairs(qkv + (heads + kv_head) * kHeadSize, lane), key_norm, cosine,
+                                           sine, arguments.epsilon);
     auto* row = reinterpret_cast<std::uint32_t*>(shared.key);
     auto* cached = reinterpret_cast<std::uint32_t*>(keys + static_cast<std::int64_t>(past) * kHeadSize);
     row[lane] = cached[lane] = key.x;

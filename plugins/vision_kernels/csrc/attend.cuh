@@ -6,7 +6,8 @@
 #pragma once
 
 #include "elements.cuh"
-#include "hopper.cuh"
+#include "ptx.cuh"
+#include "ring.h"
 #include "tiles.h"
 #include "wgmma.cuh"
 
@@ -36,8 +37,8 @@ struct Shared {
     T out[kGroups][kQueryRows * kPitch];
     Partial partial[kGroups - 1];
   };
-  Barrier query_full[2], query_empty[2];
-  Barrier key_full[kStages], key_empty[kStages], value_full[kStages], value_empty[kStages];
+  std::uint64_t query_full[2], query_empty[2];
+  std::uint64_t key_full[kStages], key_empty[kStages], value_full[kStages], value_empty[kStages];
 };
 
 template <typename T>
@@ -68,13 +69,13 @@ struct QueryTile {
     mma_fence();
 #pragma unroll
     for (int i = 0; i < score_chunks(kHead) / 2; ++i)  // descriptors count in units of 16 bytes, a chunk's row
-      score_product<T>(scores, query + i * 2 * kQueryRows, key + i * 2 * kKeyRows, i != 0);
+      multiply_shared<T>(scores, query + i * 2 * kQueryRows, key + i * 2 * kKeyRows, i != 0);
     mma_commit();
   }
 
   __device__ __forceinline__ void multiply_values(std::uint64_t value) {
 #pragma unroll
-    for (int i = 0; i < kKeyRows / 16; ++i) value_product<T>(mixed, weights + 4 * i, value + i * 16);
+    for (int i = 0; i < kKeyRows / 16; ++i) multiply_registers<T>(mixed, weights + 4 * i, value + i * 16);
     mma_commit();
   }
 
@@ -142,20 +143,21 @@ __device__ __forceinline__ void load(Shared<T, kHead>& shared, const AttendArgum
     const std::int64_t query_tile =
         static_cast<std::int64_t>(item.frame_head) * arguments.schedule.query_tiles + item.query_tile;
     const int bytes = kQueryBytes * (item.split ? 1 : kGroups), buffer = query_ring.stage;
-    shared.query_empty[buffer].wait(query_ring.parity ^ 1);
-    shared.query_full[buffer].arrive_and_expect(bytes);
-    shared.query_full[buffer].copy(shared.queries[buffer], arguments.query_tiles + query_tile * Sizes::kQuerySize,
-                                   bytes);
+    barrier_wait(&shared.query_empty[buffer], query_ring.parity ^ 1);
+    barrier_arrive_expecting(&shared.query_full[buffer], bytes);
+    bulk_copy(shared.queries[buffer], arguments.query_tiles + query_tile * Sizes::kQuerySize, bytes,
+              &shared.query_full[buffer]);
     query_ring = query_ring.next();
     for (int tile = arguments.key_tiles_per_head - 1; tile >= 0; --tile) {
       const std::int64_t at = static_cast<std::int64_t>(item.frame_head) * arguments.key_tiles_per_head + tile;
       const int stage = ring.stage;
-      shared.key_empty[stage].wait(ring.parity ^ 1);
-      shared.key_full[stage].arrive_and_expect(kKeyBytes);
-      shared.key_full[stage].copy(shared.keys[stage], arguments.key_tiles + at * Sizes::kKeySize, kKeyBytes);
-      shared.value_empty[stage].wait(ring.parity ^ 1);
-      shared.value_full[stage].arrive_and_expect(kValueBytes);
-      shared.value_full[stage].copy(shared.values[stage], arguments.value_tiles + at * Sizes::kValueSize, kValueBytes);
+      barrier_wait(&shared.key_empty[stage], ring.parity ^ 1);
+      barrier_arrive_expecting(&shared.key_full[stage], kKeyBytes);
+      bulk_copy(shared.keys[stage], arguments.key_tiles + at * Sizes::kKeySize, kKeyBytes, &shared.key_full[stage]);
+      barrier_wait(&shared.value_empty[stage], ring.parity ^ 1);
+      barrier_arrive_expecting(&shared.value_full[stage], kValueBytes);
+      bulk_copy(shared.values[stage], arguments.value_tiles + at * Sizes::kValueSize, kValueBytes,
+                &shared.value_full[stage]);
       ring = ring.next();
     }
   }
@@ -172,16 +174,16 @@ struct Attention {
   Ring<2> query_ring;
 
   __device__ __forceinline__ std::uint64_t query(int group) const {
-    return matrix(shared_address(shared.queries[query_ring.stage][group]), kQueryRows * 16, 128);
+    return plain_matrix(shared_address(shared.queries[query_ring.stage][group]), kQueryRows * 16, 128);
   }
   __device__ __forceinline__ std::uint64_t key(int stage) const {
-    return matrix(shared_address(shared.keys[stage]), kKeyRows * 16, 128);
+    return plain_matrix(shared_address(shared.keys[stage]), kKeyRows * 16, 128);
   }
   __device__ __forceinline__ std::uint64_t value(int stage) const {  // transposed: its inner dimension is the rows
-    return matrix(shared_address(shared.values[stage]), 128, kKeyRows * 16);
+    return plain_matrix(shared_address(shared.values[stage]), 128, kKeyRows * 16);
   }
-  __device__ __forceinline__ void release(Barrier& barrier) {
-    if (lane == 0) barrier.arrive();
+  __device__ __forceinline__ void release(std::uint64_t& barrier) {
+    if (lane == 0) barrier_arrive(&barrier);
   }
   __device__ __forceinline__ int keys_of_last_tile() const {
     return arguments.patches - (arguments.key_tiles_per_head - 1) * kKeyRows;
@@ -191,7 +193,7 @@ struct Attention {
   __device__ __forceinline__ void attend_full() {
     const int tiles = arguments.key_tiles_per_head;
     float correction[2];
-    shared.key_full[ring.stage].wait(ring.parity);
+    barrier_wait(&shared.key_full[ring.stage], ring.parity);
     tile.multiply_keys(query(me), key(ring.stage));
     mma_wait<0>();
     settle(tile.scores);
@@ -202,9 +204,9 @@ struct Attention {
     Ring<kStages> before = ring;
     for (int i = 1; i < tiles; ++i, before = ring) {
       ring = ring.next();
-      if (i == 1) shared.key_full[ring.stage].wait(ring.parity);
+      if (i == 1) barrier_wait(&shared.key_full[ring.stage], ring.parity);
       tile.multiply_keys(query(me), key(ring.stage));
-      shared.value_full[before.stage].wait(before.parity);
+      barrier_wait(&shared.value_full[before.stage], before.parity);
       tile.multiply_values(value(before.stage));
       mma_wait<1>();
       settle(tile.scores);
@@ -212,7 +214,7 @@ struct Attention {
       tile.exponentiate(correction);
       // Waits here for the keys of the next round: without a branch ptxas moves the exponentials below the next line.
       const Ring<kStages> after = ring.next();
-      if (i + 1 < tiles) shared.key_full[after.stage].wait(after.parity);
+      if (i + 1 < tiles) barrier_wait(&shared.key_full[after.stage], after.parity);
       mma_wait<0>();
       tile.settle_mixed();
       release(shared.value_empty[before.stage]);
@@ -220,7 +222,7 @@ struct Attention {
       tile.round_weights();
     }
     release(shared.query_empty[query_ring.stage]);
-    shared.value_full[ring.stage].wait(ring.parity);
+    barrier_wait(&shared.value_full[ring.stage], ring.parity);
     mma_fence();
     tile.multiply_values(value(ring.stage));
     mma_wait<0>();
@@ -233,7 +235,7 @@ struct Attention {
   __device__ __forceinline__ void attend_split() {
     float correction[2];
     for (int i = 0; i < arguments.key_tiles_per_head; ++i, ring = ring.next()) {
-      shared.key_full[ring.stage].wait(ring.parity);
+      barrier_wait(&shared.key_full[ring.stage], ring.parity);
       const bool mine = i % kGroups == me;
       if (mine) {
         tile.multiply_keys(query(0), key(ring.stage));
@@ -247,7 +249,7 @@ struct Attention {
         tile.correct(correction);
         tile.round_weights();
       }
-      shared.value_full[ring.stage].wait(ring.parity);
+      barrier_wait(&shared.value_full[ring.stage], ring.parity);
       if (mine) {
         mma_fence();
         tile.multiply_values(value(ring.stage));
@@ -326,7 +328,7 @@ struct Attention {
     for (int index = blockIdx.x; index < arguments.schedule.items(); index += gridDim.x) {
       const Item item = item_at(arguments.schedule, index);
       tile.clear();
-      shared.query_full[query_ring.stage].wait(query_ring.parity);
+      barrier_wait(&shared.query_full[query_ring.stage], query_ring.parity);
       if (item.split) {
         attend_split();
         finish_sums();
@@ -348,12 +350,12 @@ __global__ void __launch_bounds__(kAttendThreads, 1) attend(const __grid_constan
   extern __shared__ __align__(128) unsigned char memory[];
   auto& shared = *reinterpret_cast<Shared<T, kHead>*>(memory);
   if (threadIdx.x == 0) {
-    for (int i = 0; i < 2; ++i) shared.query_full[i].initialise(1), shared.query_empty[i].initialise(kArrivals);
+    for (int i = 0; i < 2; ++i) barrier_init(&shared.query_full[i], 1), barrier_init(&shared.query_empty[i], kArrivals);
     for (int i = 0; i < kStages; ++i) {
-      shared.key_full[i].initialise(1), shared.key_empty[i].initialise(kArrivals);
-      shared.value_full[i].initialise(1), shared.value_empty[i].initialise(kArrivals);
+      barrier_init(&shared.key_full[i], 1), barrier_init(&shared.key_empty[i], kArrivals);
+      barrier_init(&shared.value_full[i], 1), barrier_init(&shared.value_empty[i], kArrivals);
     }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    barrier_init_fence();
   }
   __syncthreads();
   if (threadIdx.x < kWarpgroup) {

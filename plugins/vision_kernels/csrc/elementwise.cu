@@ -3,7 +3,7 @@
 #include <limits>
 
 #include "elements.cuh"
-#include "hopper.cuh"
+#include "ptx.cuh"
 #include "tiles.h"
 #include "vision_kernels.h"
 

@@ -1,9 +1,13 @@
-// The few PTX instructions that CUDA C++ has no function for: bulk copies, mbarriers, dependent launch.
+// Instructions of compute capability 9.0 that CUDA C++ has no function for: mbarriers, bulk copies, dependent launch,
+// messages within a cluster. For all kernel libraries here.
 #pragma once
 
 #include <cstdint>
 
 namespace qwen3vl {
+
+constexpr int kWarp = 32;
+constexpr int kWarpgroup = 128;
 
 __device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
@@ -18,13 +22,26 @@ __device__ __forceinline__ void let_next_kernel_start() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
 
+// An mbarrier is 8 bytes of shared memory. A phase ends when `arrivals` threads have arrived and all announced bytes are
+// there; phases' parities alternate, beginning with 0.
 __device__ __forceinline__ void barrier_init(std::uint64_t* barrier, std::uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
 }
 
+__device__ __forceinline__ void barrier_init_fence() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+// What this thread wrote to shared memory is seen by the copy engine and the tensor cores that are told to read it after
+// a barrier that follows.
+__device__ __forceinline__ void shared_writes_fence() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
 // Makes initialised barriers known to the copy engine; a block barrier has to follow.
 __device__ __forceinline__ void barrier_init_done() {
-  asm volatile("fence.mbarrier_init.release.cluster; fence.proxy.async.shared::cta;" ::: "memory");
+  barrier_init_fence();
+  shared_writes_fence();
 }
 
 __device__ __forceinline__ void barrier_arrive(std::uint64_t* barrier) {
@@ -50,6 +67,11 @@ __device__ __forceinline__ void barrier_wait(std::uint64_t* barrier, std::uint32
       : "memory");
 }
 
+// The barriers 0 to 15 of a thread block; 0 is __syncthreads's.
+__device__ __forceinline__ void named_barrier(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
 // Cache policy for data that is read once.
 __device__ __forceinline__ std::uint64_t streaming_policy() {
   std::uint64_t policy;
@@ -58,6 +80,14 @@ __device__ __forceinline__ std::uint64_t streaming_policy() {
 }
 
 // Copies `bytes` (a multiple of 16, as are both addresses) to shared memory; they count against `barrier`.
+__device__ __forceinline__ void bulk_copy(void* target, const void* source, std::uint32_t bytes,
+                                          std::uint64_t* barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   shared_address(target)),
+               "l"(source), "r"(bytes), "r"(shared_address(barrier))
+               : "memory");
+}
+
 __device__ __forceinline__ void bulk_copy(void* target, const void* source, std::uint32_t bytes, std::uint64_t* barrier,
                                           std::uint64_t policy) {
   asm volatile(
@@ -101,6 +131,13 @@ __device__ __forceinline__ int acquire_load(const int* counter) {
   int value;
   asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(counter) : "memory");
   return value;
+}
+
+// 2^x, relative error 2^-22.
+__device__ __forceinline__ float exp2_approximate(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
 
 }  // namespace qwen3vl
