@@ -14,10 +14,12 @@ _TYPES = {"float16": 1, "bfloat16": 2}  # enum Qwen3vlType
 _SIGNATURES = {
     "product": "ppppiiiiip",
     "decode_attention": "pppppppppiiiiiiiffiip",
+    "prefill_attention": "pppppppppiiiiiffip",
     "router": "ppppipppiiiifip",
     "experts": "ppppppppiiiiiip",
     "add_norm": "pppppiiifip",
 }
+_OF_CUBLAS = {"prefill_product": "ppppiiiiipip"}  # a library that was built without cuBLAS lacks them
 _KINDS = {"p": c_void_p, "i": c_int, "f": c_float}
 
 
@@ -32,12 +34,14 @@ class DecoderKernels:
         """
         try:
             library = ctypes.CDLL(str(path))
-            self._functions = {name: getattr(library, f"qwen3vl_{name}") for name in _SIGNATURES}
+            signatures = _SIGNATURES | {name: signature for name, signature in _OF_CUBLAS.items()
+                                        if hasattr(library, f"qwen3vl_{name}")}
+            self._functions = {name: getattr(library, f"qwen3vl_{name}") for name in signatures}
         except (OSError, AttributeError) as error:
             raise ArtifactError(f"{path} is not the library of the decoder's kernels ({error}); build it with "
                                 "cmake -S plugins/decoder_kernels -B build/decoder_kernels && "
                                 "cmake --build build/decoder_kernels") from error
-        for name, signature in _SIGNATURES.items():
+        for name, signature in signatures.items():
             self._functions[name].argtypes = [_KINDS[kind] for kind in signature]
             self._functions[name].restype = c_int
 

@@ -24,6 +24,15 @@ enum Qwen3vlType { QWEN3VL_FLOAT32 = 0, QWEN3VL_FLOAT16 = 1, QWEN3VL_BFLOAT16 = 
 int qwen3vl_product(void* out, const void* x, const void* residual, const void* weights, int tokens, int rows,
                     int inner, int type, int wide_out, void* stream);
 
+// The same for many tokens, by cuBLASLt, without programmatic dependence. workspace: scratch of `workspace_bytes`,
+// aligned to 256; 32 MiB is enough for every algorithm. Sizes: rows and inner multiples of 8. The first call for some
+// sizes searches for an algorithm; let one come before capturing. Missing where the library was built without cuBLAS.
+int qwen3vl_prefill_product(void* out, const void* x, const void* residual, const void* weights, int tokens, int rows,
+                            int inner, int type, int wide_out, void* workspace, int workspace_bytes, void* stream);
+
+// Makes what qwen3vl_prefill_product needs on the current device, which else its first call there does.
+int qwen3vl_prepare_prefill_product(void);
+
 // Attention of one new token for each of `batch` sequences; appends its key and value to the cache.
 //
 // qkv [batch, (heads + 2 kv_heads) * 128]: queries, keys, values before norms and rotation. cosines, sines [batch, 64]:
@@ -37,6 +46,16 @@ int qwen3vl_decode_attention(void* out, const void* qkv, const void* query_norm,
                              const int32_t* total_lengths, int chunk, int index, int batch, int heads, int kv_heads,
                              int head_size, int capacity, float epsilon, float scale, int type, int splits,
                              void* stream);
+
+// Attention of a chunk of `tokens` new tokens of one sequence; appends their keys and values to the cache.
+//
+// As qwen3vl_decode_attention, but for: qkv [tokens, ...], cosines, sines [tokens, 64], out [tokens, heads * 128]; keys,
+// values [kv_heads, capacity, 128]; total_length int32 [1], at least `tokens` and at most `capacity`. scale is positive.
+// For compute capability 9.0 alone.
+int qwen3vl_prefill_attention(void* out, const void* qkv, const void* query_norm, const void* key_norm,
+                              const float* cosines, const float* sines, void* keys, void* values,
+                              const int32_t* total_length, int tokens, int heads, int kv_heads, int head_size,
+                              int capacity, float epsilon, float scale, int type, void* stream);
 
 // normed [tokens, hidden] = rms_norm(x); chosen, chosen_weights [tokens, k] = the k experts with the largest
 // normed weights [experts, hidden]^T, largest first, and the softmax of those k. Sets counters [counter_count] to 0.
