@@ -41,7 +41,7 @@ class Step:
     def attention(self, layer: Layer, keys: torch.Tensor, values: torch.Tensor, splits: int = 0) -> None:
         b, s = self.buffers, self.shape
         self._call("decode_attention", b.attended, b.qkv, layer.query_norm, layer.key_norm, b.cosines, b.sines, keys,
-                   values, b.total_lengths, 1, 0, self.batch, s.heads, s.kv_heads, s.head_size, keys.shape[2],
+                   values, b.total_lengths, self.batch, s.heads, s.kv_heads, s.head_size, keys.shape[2],
                    s.epsilon, s.head_size**-0.5, self.type, splits)
 
     def output(self, layer: Layer) -> None:

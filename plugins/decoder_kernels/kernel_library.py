@@ -13,7 +13,7 @@ _TYPES = {"float16": 1, "bfloat16": 2}  # enum Qwen3vlType
 # Arguments of each function: p a device address or stream, i an int, f a float.
 _SIGNATURES = {
     "product": "ppppiiiiip",
-    "decode_attention": "pppppppppiiiiiiiffiip",
+    "decode_attention": "pppppppppiiiiiffiip",
     "prefill_attention": "pppppppppiiiiiffip",
     "router": "ppppipppiiiifip",
     "experts": "ppppppppiiiiiip",
@@ -49,8 +49,12 @@ class DecoderKernels:
         """Put one call of `qwen3vl_<name>` on its stream.
 
         Raises:
+            ArtifactError: the library was built without it.
             RuntimeError: no kernel was compiled for these sizes, or CUDA refused the launch.
         """
+        if name not in self._functions:
+            raise ArtifactError(f"qwen3vl_{name} is not in this library: it was built without cuBLAS; build it with "
+                                "-DWITH_CUBLAS=ON")
         status = self._functions[name](*arguments)
         if status != 0:
             raise RuntimeError(f"qwen3vl_{name}{arguments}: CUDA error {status}"

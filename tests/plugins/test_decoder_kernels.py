@@ -52,4 +52,8 @@ def test_compiles_and_refuses_sizes_before_it_touches_a_gpu(tmp_path: Path) -> N
     with pytest.raises(RuntimeError, match=f"qwen3vl_product.*CUDA error {INVALID_VALUE}"):
         kernels.call("product", 16, 16, 0, 16, 1, 2044, 2048, bfloat16, 0, 0)
     with pytest.raises(RuntimeError, match=f"qwen3vl_decode_attention.*CUDA error {INVALID_VALUE}"):
-        kernels.call("decode_attention", *[16] * 9, 1, 0, 1, 32, 8, 128, 64, 1e-6, 0.1, bfloat16, 0, 0)
+        kernels.call("decode_attention", *[16] * 9, 1, 32, 8, 128, 64, 1e-6, 0.1, bfloat16, 0, 0)
+    with pytest.raises(RuntimeError, match=f"qwen3vl_prefill_attention.*CUDA error {INVALID_VALUE}"):
+        kernels.call("prefill_attention", *[16] * 9, 65, 32, 4, 128, 64, 1e-6, 0.1, bfloat16, 0)
+    with pytest.raises(ArtifactError, match="prefill_product.*without cuBLAS"):
+        kernels.call("prefill_product", 16, 16, 0, 16, 64, 2048, 2048, bfloat16, 0, 16, 16, 0)

@@ -35,7 +35,6 @@ struct AttentionArguments {
   void* keys;                        // T [B, kv_heads, capacity, 128]
   void* values;                      // the same
   const std::int32_t* total_lengths; // [B], this token counted
-  int chunk, index;                  // tokens that are new with this one, and its place among them
   int kv_heads, capacity;
   float epsilon, scale;              // of the norms; of the scores
 };
@@ -223,13 +222,13 @@ __global__ void __launch_bounds__(kWarps * 32, 2) attention_kernel(const Attenti
   const int kv_head = blockIdx.y, sequence = blockIdx.z;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 
-  const int past = arguments.total_lengths[sequence] - arguments.chunk + arguments.index;
+  const int past = arguments.total_lengths[sequence] - 1;
   const std::int64_t slot = (static_cast<std::int64_t>(sequence) * arguments.kv_heads + kv_head) * arguments.capacity;
   T* keys = static_cast<T*>(arguments.keys) + slot * kHeadSize;
   T* values = static_cast<T*>(arguments.values) + slot * kHeadSize;
   CachedGroups<T, kDepth> groups(shared.groups[warp], shared.full[warp], keys, values, past, warp * kRanks + rank,
                                  kRanks * kWarps);
-  if (arguments.chunk == 1) groups.start();  // the cache is older than the kernel before this one
+  groups.start();  // the cache is older than the kernel before this one
   const float2 cosine = reinterpret_cast<const float2*>(arguments.cosines + sequence * (kHeadSize / 2))[lane];
   const float2 sine = reinterpret_cast<const float2*>(arguments.sines + sequence * (kHeadSize / 2))[lane];
   const uint2 query_norm = head_norm_now(static_cast<const T*>(arguments.query_norm), lane);
@@ -245,7 +244,6 @@ __global__ void __launch_bounds__(kWarps * 32, 2) attention_kernel(const Attenti
   }
   wait_for_previous_kernel();
   let_next_kernel_start();
-  if (arguments.chunk > 1) groups.start();
 
   const int heads = arguments.kv_heads * kSharing;
   const T* qkv = static_cast<const T*>(arguments.qkv) +
@@ -412,18 +410,17 @@ cudaError_t dispatch_attention(const AttentionArguments& arguments, int batch, i
 
 int qwen3vl_decode_attention(void* out, const void* qkv, const void* query_norm, const void* key_norm,
                              const float* cosines, const float* sines, void* keys, void* values,
-                             const int32_t* total_lengths, int chunk, int index, int batch, int heads, int kv_heads,
-                             int head_size, int capacity, float epsilon, float scale, int type, int splits,
-                             void* stream) {
+                             const int32_t* total_lengths, int batch, int heads, int kv_heads, int head_size,
+                             int capacity, float epsilon, float scale, int type, int splits, void* stream) {
   using namespace qwen3vl;
-  if (batch < 1 || index < 0 || index >= chunk) return cudaErrorInvalidValue;
+  if (batch < 1) return cudaErrorInvalidValue;
   if (head_size != kHeadSize || heads != kv_heads * kSharing) return cudaErrorInvalidValue;
   if (splits == 0) {
     splits = 8;  // as many as run at once; the exchange between many is dear, then one block a multiprocessor is enough
     while (splits > 1 && batch * kv_heads * splits > multiprocessor_count() * (splits > 2 ? 1 : 2)) splits /= 2;
   }
   const AttentionArguments arguments{out,    qkv,           query_norm, key_norm, cosines,  sines,    keys,
-                                     values, total_lengths, chunk,      index,    kv_heads, capacity, epsilon, scale};
+                                     values, total_lengths, kv_heads, capacity, epsilon, scale};
   const auto on = static_cast<cudaStream_t>(stream);
   if (type == QWEN3VL_BFLOAT16) return dispatch_attention<__nv_bfloat16>(arguments, batch, splits, on);
   if (type == QWEN3VL_FLOAT16) return dispatch_attention<__half>(arguments, batch, splits, on);

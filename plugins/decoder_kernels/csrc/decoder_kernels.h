@@ -3,8 +3,8 @@
 // All pointers are device memory, arrays are contiguous and aligned to 16 bytes. T is float16 or bfloat16, by `type`.
 // Work is put on `stream` (a cudaStream_t) of the current device, without synchronisation or allocation, so that it can
 // be captured into a CUDA graph. A kernel may begin before the one ahead of it in the stream has ended; it then reads
-// weights, and waits for it before it touches anything else, but for `total_lengths`, `cosines`, `sines` and, with a
-// chunk of 1, the cache of earlier tokens, which therefore none of these kernels in the same step may write. Each
+// weights, and waits for it before it touches anything else, but for `total_lengths`, `cosines`, `sines` and, in a step,
+// the cache of earlier tokens, which therefore none of these kernels in the same step may write. Each
 // function returns a cudaError_t: cudaErrorInvalidValue for sizes that no kernel was compiled for, else what the launch
 // returned.
 #pragma once
@@ -37,15 +37,12 @@ int qwen3vl_prepare_prefill_product(void);
 //
 // qkv [batch, (heads + 2 kv_heads) * 128]: queries, keys, values before norms and rotation. cosines, sines [batch, 64]:
 // of the new tokens' rotary angles; d and d + 64 turn together. keys, values [batch, kv_heads, capacity, 128]; sequence
-// b holds total_lengths[b] - chunk + index tokens, and the new one goes behind them: of `chunk` new tokens, which
-// total_lengths counts, this is number `index`, and those before it have been taken by calls before this. out [batch,
-// heads * 128]. `splits`: blocks that share a sequence's key-value head, 1, 2, 4 or 8; 0 chooses. Sizes: 128 a head, 8
+// b holds total_lengths[b] - 1 tokens, and the new one goes behind them. out [batch, heads * 128]. `splits`: blocks that share a sequence's key-value head, 1, 2, 4 or 8; 0 chooses. Sizes: 128 a head, 8
 // heads for each key-value head.
 int qwen3vl_decode_attention(void* out, const void* qkv, const void* query_norm, const void* key_norm,
                              const float* cosines, const float* sines, void* keys, void* values,
-                             const int32_t* total_lengths, int chunk, int index, int batch, int heads, int kv_heads,
-                             int head_size, int capacity, float epsilon, float scale, int type, int splits,
-                             void* stream);
+                             const int32_t* total_lengths, int batch, int heads, int kv_heads, int head_size,
+                             int capacity, float epsilon, float scale, int type, int splits, void* stream);
 
 // Attention of a chunk of `tokens` new tokens of one sequence; appends their keys and values to the cache.
 //

@@ -61,9 +61,21 @@ struct Rows {
   int64_t width, count;
 };
 
+// Up to so many tokens, reading the weights is what a product takes time for; beyond, cuBLASLt is better.
+constexpr int64_t kStreamedTokens = 32;
+constexpr int kProductWorkspace = 32 << 20;  // bytes
+
 class Product : public DecoderKernel {
  public:
   using DecoderKernel::DecoderKernel;
+
+  OrtStatus* initialise(const OrtKernelInfo* info) {
+    QWEN3VL_RETURN_IF_ERROR(DecoderKernel::initialise(info));
+    if (const int status = qwen3vl_prepare_prefill_product()) {
+      return api_->CreateStatus(ORT_FAIL, ("cuBLASLt: CUDA error " + std::to_string(status)).c_str());
+    }
+    return nullptr;
+  }
 
  protected:
   OrtStatus* product(const Call& call, const Tensor& x, const Tensor& weights, const Tensor* residual,
@@ -81,11 +93,19 @@ class Product : public DecoderKernel {
     QWEN3VL_RETURN_IF_ERROR(call.output(0, shape, &out));
     QWEN3VL_RETURN_IF_ERROR(call.stream(&stream));
     if (rows.count == 0) return nullptr;
-    return call.launched(
-        qwen3vl_product(out, x.data, residual == nullptr ? nullptr : residual->data, weights.data,
-                        static_cast<int>(rows.count), static_cast<int>(weights.shape[0]),
-                        static_cast<int>(rows.width), type_, wide ? 1 : 0, stream),
-        {&x, &weights});
+    const void* added = residual == nullptr ? nullptr : residual->data;
+    const int tokens = static_cast<int>(rows.count), out_width = static_cast<int>(weights.shape[0]);
+    const int inner = static_cast<int>(rows.width);
+    if (tokens <= kStreamedTokens) {
+      return call.launched(qwen3vl_product(out, x.data, added, weights.data, tokens, out_width, inner, type_,
+                                           wide ? 1 : 0, stream),
+                           {&x, &weights});
+    }
+    const Scratch workspace(allocator_, kProductWorkspace);
+    if (workspace.data() == nullptr) return call.error("no GPU memory for cuBLASLt's workspace");
+    return call.launched(qwen3vl_prefill_product(out, x.data, added, weights.data, tokens, out_width, inner, type_,
+                                                 wide ? 1 : 0, workspace.data(), kProductWorkspace, stream),
+                         {&x, &weights});
   }
 };
 
@@ -264,21 +284,21 @@ class CachedAttention : public DecoderKernel {
     QWEN3VL_RETURN_IF_ERROR(call.output(2, values.shape, &present_values));
     QWEN3VL_RETURN_IF_ERROR(call.stream(&stream));
     if (batch == 0 || tokens == 0) return nullptr;
-    constexpr int64_t kElementBytes = 2;
     if (present_keys != keys.data || present_values != values.data) {
       return call.error("present keys and values have to be bound to the memory of the past ones");
     }
-    int status = 0;
-    for (int64_t token = 0; token < tokens && status == 0; ++token) {
-      const int64_t angle = token * (size / 2);
-      status = qwen3vl_decode_attention(
-          static_cast<char*>(out) + token * heads_ * size * kElementBytes,
-          static_cast<const char*>(qkv.data) + token * width * kElementBytes, query_norm.data, key_norm.data,
-          static_cast<const float*>(cosines.data) + angle, static_cast<const float*>(sines.data) + angle, keys.data,
-          values.data, static_cast<const int32_t*>(total_lengths.data), static_cast<int>(tokens),
-          static_cast<int>(token), static_cast<int>(batch), heads_, kv_heads_, static_cast<int>(size),
-          static_cast<int>(capacity), epsilon_, scale_, type_, 0, stream);
-    }
+    const auto *cosine = static_cast<const float*>(cosines.data), *sine = static_cast<const float*>(sines.data);
+    const auto* totals = static_cast<const int32_t*>(total_lengths.data);
+    const int status =
+        tokens == 1
+            ? qwen3vl_decode_attention(out, qkv.data, query_norm.data, key_norm.data, cosine, sine, keys.data,
+                                       values.data, totals, static_cast<int>(batch), heads_, kv_heads_,
+                                       static_cast<int>(size), static_cast<int>(capacity), epsilon_, scale_, type_, 0,
+                                       stream)
+            : qwen3vl_prefill_attention(out, qkv.data, query_norm.data, key_norm.data, cosine, sine, keys.data,
+                                        values.data, totals, static_cast<int>(tokens), heads_, kv_heads_,
+                                        static_cast<int>(size), static_cast<int>(capacity), epsilon_, scale_, type_,
+                                        stream);
     return call.launched(status, {&qkv, &keys});
   }
 
