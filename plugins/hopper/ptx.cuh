@@ -97,6 +97,17 @@ __device__ __forceinline__ void bulk_copy(void* target, const void* source, std:
       : "memory");
 }
 
+// Copies 16 bytes to shared memory; both addresses are multiples of 16. The copy is this thread's own write, not the copy
+// engine's: whoever has the tensor cores read it needs `shared_writes_fence`.
+__device__ __forceinline__ void copy_16(void* target, const void* source) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(target)), "l"(source) : "memory");
+}
+
+// Arrives, one of the barrier's arrivals, when all of this thread's copies of 16 bytes so far are there.
+__device__ __forceinline__ void barrier_arrive_after_copies(std::uint64_t* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+
 // Brings `bytes` (a multiple of 16) into the second-level cache.
 __device__ __forceinline__ void bulk_prefetch(const void* source, std::uint32_t bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(source), "r"(bytes) : "memory");

@@ -20,4 +20,14 @@ __device__ __forceinline__ void tensor_copy(void* target, const CUtensorMap* map
       : "memory");
 }
 
+__device__ __forceinline__ void tensor_copy(void* target, const CUtensorMap* map, int column, int row, int matrix,
+                                            std::uint64_t* barrier, std::uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(shared_address(target)),
+      "l"(reinterpret_cast<std::uint64_t>(map)), "r"(column), "r"(row), "r"(matrix), "r"(shared_address(barrier)),
+      "l"(policy)
+      : "memory");
+}
+
 }  // namespace qwen3vl

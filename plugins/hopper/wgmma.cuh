@@ -48,25 +48,34 @@ __device__ void multiply_registers(float (&sums)[n], const std::uint32_t* a, std
 #define QWEN3VL_4(x, i) "+f"(x[i]), "+f"(x[i + 1]), "+f"(x[i + 2]), "+f"(x[i + 3])
 #define QWEN3VL_16(x, i) QWEN3VL_4(x, i), QWEN3VL_4(x, i + 4), QWEN3VL_4(x, i + 8), QWEN3VL_4(x, i + 12)
 #define QWEN3VL_32(x, i) QWEN3VL_16(x, i), QWEN3VL_16(x, i + 16)
+#define QWEN3VL_SUMS_16(x) QWEN3VL_16(x, 0)
 #define QWEN3VL_SUMS_32(x) QWEN3VL_32(x, 0)
 #define QWEN3VL_SUMS_36(x) QWEN3VL_32(x, 0), QWEN3VL_4(x, 32)
+#define QWEN3VL_SUMS_48(x) QWEN3VL_32(x, 0), QWEN3VL_16(x, 32)
 #define QWEN3VL_SUMS_64(x) QWEN3VL_32(x, 0), QWEN3VL_32(x, 32)
+#define QWEN3VL_SUMS_80(x) QWEN3VL_SUMS_64(x), QWEN3VL_16(x, 64)
 #define QWEN3VL_SUMS_128(x) QWEN3VL_SUMS_64(x), QWEN3VL_32(x, 64), QWEN3VL_32(x, 96)
 
-#define QWEN3VL_NAMES_32                                                               \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "             \
-  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define QWEN3VL_NAMES_16                                                 \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define QWEN3VL_NAMES_32                                                             \
+  QWEN3VL_NAMES_16                                                                   \
+  ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define QWEN3VL_NAMES_36 QWEN3VL_NAMES_32 ", %32, %33, %34, %35"
-#define QWEN3VL_NAMES_64                                                                        \
-  QWEN3VL_NAMES_32                                                                              \
-  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "          \
-  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define QWEN3VL_NAMES_128                                                                                   \
-  QWEN3VL_NAMES_64                                                                                          \
-  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "                      \
-  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "                        \
-  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "            \
-  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define QWEN3VL_NAMES_48                                                             \
+  QWEN3VL_NAMES_32                                                                   \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define QWEN3VL_NAMES_64                                                             \
+  QWEN3VL_NAMES_48                                                                   \
+  ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define QWEN3VL_NAMES_80                                                             \
+  QWEN3VL_NAMES_64                                                                   \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
+#define QWEN3VL_NAMES_128                                                                            \
+  QWEN3VL_NAMES_80                                                                                   \
+  ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"                 \
+  ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"     \
+  ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 
 // `columns` is 2 n; `a`, `b` and so on are the numbers of the operands behind the n sums.
 #define QWEN3VL_MULTIPLY_SHARED(T, type, n, columns, a, b, accumulating)                                             \
@@ -92,7 +101,11 @@ __device__ void multiply_registers(float (&sums)[n], const std::uint32_t* a, std
   }
 
 #define QWEN3VL_PRODUCTS(T, type)                                                             \
+  QWEN3VL_MULTIPLY_SHARED(T, type, 16, "32", "%16", "%17", "%18")                             \
+  QWEN3VL_MULTIPLY_SHARED(T, type, 32, "64", "%32", "%33", "%34")                             \
+  QWEN3VL_MULTIPLY_SHARED(T, type, 48, "96", "%48", "%49", "%50")                             \
   QWEN3VL_MULTIPLY_SHARED(T, type, 64, "128", "%64", "%65", "%66")                            \
+  QWEN3VL_MULTIPLY_SHARED(T, type, 80, "160", "%80", "%81", "%82")                            \
   QWEN3VL_MULTIPLY_SHARED(T, type, 128, "256", "%128", "%129", "%130")                        \
   QWEN3VL_MULTIPLY_REGISTERS(T, type, 32, "64", "%32", "%33", "%34", "%35", "%36")            \
   QWEN3VL_MULTIPLY_REGISTERS(T, type, 36, "72", "%36", "%37", "%38", "%39", "%40")            \
@@ -104,13 +117,19 @@ QWEN3VL_PRODUCTS(__nv_bfloat16, "bf16")
 #undef QWEN3VL_PRODUCTS
 #undef QWEN3VL_MULTIPLY_SHARED
 #undef QWEN3VL_MULTIPLY_REGISTERS
+#undef QWEN3VL_NAMES_16
 #undef QWEN3VL_NAMES_32
 #undef QWEN3VL_NAMES_36
+#undef QWEN3VL_NAMES_48
 #undef QWEN3VL_NAMES_64
+#undef QWEN3VL_NAMES_80
 #undef QWEN3VL_NAMES_128
+#undef QWEN3VL_SUMS_16
 #undef QWEN3VL_SUMS_32
 #undef QWEN3VL_SUMS_36
+#undef QWEN3VL_SUMS_48
 #undef QWEN3VL_SUMS_64
+#undef QWEN3VL_SUMS_80
 #undef QWEN3VL_SUMS_128
 #undef QWEN3VL_32
 #undef QWEN3VL_16
