@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_float, c_int, c_void_p
+from ctypes import c_float, c_int, c_size_t, c_void_p
 from pathlib import Path
 
 from qwen3vl.errors import ArtifactError
@@ -17,6 +17,7 @@ _SIGNATURES = {
     "prefill_attention": "pppppppppiiiiiffip",
     "router": "ppppipppiiiifip",
     "experts": "ppppppppiiiiiip",
+    "experts_prefill": "pppppppiiiiiip",
     "add_norm": "pppppiiifip",
 }
 _OF_CUBLAS = {"prefill_product": "ppppiiiiipip"}  # a library that was built without cuBLAS lacks them
@@ -37,6 +38,7 @@ class DecoderKernels:
             signatures = _SIGNATURES | {name: signature for name, signature in _OF_CUBLAS.items()
                                         if hasattr(library, f"qwen3vl_{name}")}
             self._functions = {name: getattr(library, f"qwen3vl_{name}") for name in signatures}
+            self._experts_workspace = library.qwen3vl_experts_prefill_workspace
         except (OSError, AttributeError) as error:
             raise ArtifactError(f"{path} is not the library of the decoder's kernels ({error}); build it with "
                                 "cmake -S plugins/decoder_kernels -B build/decoder_kernels && "
@@ -44,6 +46,7 @@ class DecoderKernels:
         for name, signature in signatures.items():
             self._functions[name].argtypes = [_KINDS[kind] for kind in signature]
             self._functions[name].restype = c_int
+        self._experts_workspace.argtypes, self._experts_workspace.restype = [c_int, c_int], c_size_t
 
     def call(self, name: str, *arguments: float) -> None:
         """Put one call of `qwen3vl_<name>` on its stream.
@@ -59,6 +62,10 @@ class DecoderKernels:
         if status != 0:
             raise RuntimeError(f"qwen3vl_{name}{arguments}: CUDA error {status}"
                                + (" (sizes that no kernel was compiled for)" if status == 1 else ""))
+
+    def experts_prefill_workspace(self, tokens: int, k: int) -> int:
+        """Bytes of scratch that `experts_prefill` needs for tokens that have k experts each."""
+        return self._experts_workspace(tokens, k)
 
 
 def type_number(dtype: str) -> int:

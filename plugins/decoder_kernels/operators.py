@@ -34,7 +34,7 @@ def add_norm(h: np.ndarray, y: np.ndarray, norm: np.ndarray, *, epsilon: float) 
 
     Args:
         h: float [..., H].
-        y: float32 [..., k, H], what `routed_experts` gives.
+        y: float32 [..., s, H], what `routed_experts` gives.
         norm: float [H].
 
     Returns:
@@ -46,7 +46,10 @@ def add_norm(h: np.ndarray, y: np.ndarray, norm: np.ndarray, *, epsilon: float) 
 
 def routed_experts(h: np.ndarray, norm: np.ndarray, router: np.ndarray, gate_up: np.ndarray, down: np.ndarray, *,
                    k: int, epsilon: float) -> np.ndarray:
-    """The outputs of each token's k best experts, by their softmax weights, which add up to 1.
+    """The outputs of each token's k best experts, by their softmax weights, which add up to 1, as s summands.
+
+    What counts is their sum, which `add_norm` takes. s is k here and where one step is computed; an implementation may
+    have added them already, so that s is 1.
 
     `x = rms_norm(h) * norm`; experts by the largest `x router'`; of an expert, `down (silu(gate x) * up x)`.
 
@@ -58,7 +61,7 @@ def routed_experts(h: np.ndarray, norm: np.ndarray, router: np.ndarray, gate_up:
         down: float [E, H, I].
 
     Returns:
-        float32 [..., k, H]; the largest weight's expert first.
+        float32 [..., s, H]; with s = k, the largest weight's expert first.
     """
     x = _rms_norm(h, norm, epsilon).astype(np.float64)
     logits = x @ router.astype(np.float64).T

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -25,10 +26,11 @@ def refusal(project: Path, build: Path, *options: str) -> str:
     return " ".join(run.stderr.split())
 
 
-def require_cpu_test_passes(project: Path, build: Path) -> None:
-    """The project's one test that needs no CUDA builds and passes."""
+def require_cpu_tests_pass(project: Path, build: Path) -> None:
+    """The project's tests that need no CUDA, one at least, build and pass."""
     run = configure(project, build, "-DWITH_CUDA=OFF")
     assert run.returncode == 0, run.stderr
     subprocess.run(["cmake", "--build", build], check=True, capture_output=True)
     tests = subprocess.run(["ctest", "--test-dir", build], capture_output=True, text=True, check=False)
-    assert tests.returncode == 0 and "100% tests passed, 0 tests failed out of 1" in tests.stdout, tests.stdout
+    passed = re.search(r"100% tests passed, 0 tests failed out of [1-9]", tests.stdout)
+    assert tests.returncode == 0 and passed, tests.stdout

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugins.cmake_projects import PLUGINS, needs_cmake, refusal, require_cpu_test_passes
+from tests.plugins.cmake_projects import PLUGINS, needs_cmake, refusal, require_cpu_tests_pass
 
 PROJECT = PLUGINS / "deepstack_add"
 
@@ -20,4 +20,4 @@ def test_missing_tensorrt_is_explained(tmp_path: Path, root: str) -> None:
 
 
 def test_index_test_builds_and_passes_without_cuda(tmp_path: Path) -> None:
-    require_cpu_test_passes(PROJECT, tmp_path)
+    require_cpu_tests_pass(PROJECT, tmp_path)

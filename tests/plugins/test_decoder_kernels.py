@@ -8,7 +8,7 @@ import pytest
 
 from plugins.decoder_kernels.kernel_library import DecoderKernels, type_number
 from qwen3vl.errors import ArtifactError
-from tests.plugins.cmake_projects import PLUGINS, needs_cmake, refusal, require_cpu_test_passes
+from tests.plugins.cmake_projects import PLUGINS, needs_cmake, refusal, require_cpu_tests_pass
 
 PROJECT = PLUGINS / "decoder_kernels"
 INVALID_VALUE = 1  # cudaErrorInvalidValue
@@ -33,8 +33,8 @@ def test_missing_onnxruntime_is_explained(tmp_path: Path, root: str) -> None:
 
 
 @needs_cmake
-def test_partition_test_builds_and_passes_without_cuda(tmp_path: Path) -> None:
-    require_cpu_test_passes(PROJECT, tmp_path)
+def test_tests_of_how_work_is_divided_pass_without_cuda(tmp_path: Path) -> None:
+    require_cpu_tests_pass(PROJECT, tmp_path)
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
@@ -57,3 +57,7 @@ def test_compiles_and_refuses_sizes_before_it_touches_a_gpu(tmp_path: Path) -> N
         kernels.call("prefill_attention", *[16] * 9, 65, 32, 4, 128, 64, 1e-6, 0.1, bfloat16, 0)
     with pytest.raises(ArtifactError, match="prefill_product.*without cuBLAS"):
         kernels.call("prefill_product", 16, 16, 0, 16, 64, 2048, 2048, bfloat16, 0, 16, 16, 0)
+    with pytest.raises(RuntimeError, match=f"qwen3vl_experts_prefill.*CUDA error {INVALID_VALUE}"):
+        kernels.call("experts_prefill", *[16] * 7, 1024, 8, 129, 2048, 768, bfloat16, 0)
+    pairs = 1024 * 8
+    assert kernels.experts_prefill_workspace(1024, 8) >= pairs * (768 + 2048) * 2 + pairs * 4

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugins.cmake_projects import PLUGINS, needs_cmake, refusal, require_cpu_test_passes
+from tests.plugins.cmake_projects import PLUGINS, needs_cmake, refusal, require_cpu_tests_pass
 
 PROJECT = PLUGINS / "vision_kernels"
 TILES = Path(__file__).parent / "native/vision_tiles_test.cpp"
@@ -30,4 +30,4 @@ def test_missing_headers_are_explained(tmp_path: Path, root: str):
 
 @needs_cmake
 def test_the_cpu_test_builds_and_passes_without_cuda(tmp_path: Path):
-    require_cpu_test_passes(PROJECT, tmp_path)
+    require_cpu_tests_pass(PROJECT, tmp_path)

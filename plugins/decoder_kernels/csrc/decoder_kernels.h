@@ -9,6 +9,7 @@
 // returned.
 #pragma once
 
+#include <stddef.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -69,6 +70,17 @@ int qwen3vl_router(void* normed, int32_t* chosen, float* chosen_weights, int32_t
 int qwen3vl_experts(float* y, void* activations, int32_t* counters, const void* x, const int32_t* chosen,
                     const float* chosen_weights, const void* gate_up, const void* down, int tokens, int k, int experts,
                     int hidden, int inner, int type, void* stream);
+
+// y float32 [tokens, hidden] = the sum over a token's chosen experts, in their order, of weight * down(silu(gate(x)) *
+// up(x)), as `qwen3vl_experts` gives them but each rounded to T. For many tokens; each expert's weights are read about
+// once.
+//
+// x, chosen, chosen_weights, gate_up and down as above. workspace is scratch, as many bytes as the second function
+// says. Sizes: hidden 2048, inner 768, up to 128 experts, up to 2^24 pairs. For compute capability 9.0 alone.
+int qwen3vl_experts_prefill(float* y, void* workspace, const void* x, const int32_t* chosen,
+                            const float* chosen_weights, const void* gate_up, const void* down, int tokens, int k,
+                            int experts, int hidden, int inner, int type, void* stream);
+size_t qwen3vl_experts_prefill_workspace(int tokens, int k);
 
 // total [tokens, hidden] = h + sum over k of y [tokens, k, hidden]; normed [tokens, hidden] = rms_norm(total). `total`
 // may be `h`; with k = 0 it is h and not written. Sizes: hidden 2048.

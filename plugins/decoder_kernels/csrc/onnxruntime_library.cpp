@@ -1,65 +1,13 @@
 // The kernels as operators of ONNX Runtime's CUDA provider: a library for SessionOptions.register_custom_ops_library.
 //
-// plugins/decoder_kernels/operators.py defines the operators. One step of many sequences is what the kernels are made
-// for; a chunk of one sequence goes through the same kernels, its attention token by token.
-#include <cuda_runtime_api.h>
-
-#include <algorithm>
-
+// plugins/decoder_kernels/operators.py defines the operators. They take one step of many sequences or a chunk of one
+// sequence, for which attention and experts have other kernels.
 #include "decoder_kernels.h"
-#include "onnxruntime_operator.h"
+#include "decoder_operator.h"
+#include "routed_experts_operator.h"
 
 namespace qwen3vl {
 namespace {
-
-// Of one call of the experts' kernel.
-constexpr int kCounters = 256;
-constexpr int64_t kPairs = 2048;
-
-class DecoderKernel {
- public:
-  DecoderKernel(const OrtApi* api, int type) : api_(api), type_(type) {}
-  DecoderKernel(const DecoderKernel&) = delete;
-  DecoderKernel(DecoderKernel&& other) noexcept
-      : api_(other.api_), type_(other.type_), allocator_(std::exchange(other.allocator_, nullptr)) {}
-  ~DecoderKernel() {
-    if (allocator_ != nullptr) api_->ReleaseAllocator(allocator_);
-  }
-
-  static const char* unavailable() {
-    int device = 0, major = 0;
-    const bool known = cudaGetDevice(&device) == cudaSuccess &&
-                       cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess;
-    return known && major >= 9 ? nullptr : "the decoder's kernels need a GPU of compute capability 9.0 or newer";
-  }
-
-  OrtStatus* initialise(const OrtKernelInfo* info) {
-    return api_->KernelInfoGetAllocator(info, OrtMemTypeDefault, &allocator_);
-  }
-
- protected:
-  OrtStatus* read(const OrtKernelInfo* info, const char* name, int& value) const {
-    int64_t wide = 0;
-    QWEN3VL_RETURN_IF_ERROR(api_->KernelInfoGetAttribute_int64(info, name, &wide));
-    value = static_cast<int>(wide);
-    return nullptr;
-  }
-
-  OrtStatus* read(const OrtKernelInfo* info, const char* name, float& value) const {
-    return api_->KernelInfoGetAttribute_float(info, name, &value);
-  }
-
-  const OrtApi* api_;
-  int type_;
-  OrtAllocator* allocator_ = nullptr;
-};
-
-// Elements of all but the last dimension, and that.
-struct Rows {
-  explicit Rows(const Tensor& tensor)
-      : width(tensor.shape.empty() ? 1 : tensor.shape.back()), count(width == 0 ? 0 : elements(tensor.shape) / width) {}
-  int64_t width, count;
-};
 
 // Up to so many tokens, reading the weights is what a product takes time for; beyond, cuBLASLt is better.
 constexpr int64_t kStreamedTokens = 32;
@@ -182,69 +130,6 @@ class AddNorm : public DecoderKernel {
   float epsilon_ = 0.f;
 };
 
-class RoutedExperts : public DecoderKernel {
- public:
-  static constexpr char kName[] = "RoutedExperts";
-  static constexpr Type kInputs[] = {Type::kElement, Type::kElement, Type::kElement, Type::kElement, Type::kElement};
-  static constexpr Type kOutputs[] = {Type::kFloat32};
-  using DecoderKernel::DecoderKernel;
-
-  OrtStatus* initialise(const OrtKernelInfo* info) {
-    QWEN3VL_RETURN_IF_ERROR(DecoderKernel::initialise(info));
-    QWEN3VL_RETURN_IF_ERROR(read(info, "k", k_));
-    if (k_ < 1 || k_ > kPairs) return api_->CreateStatus(ORT_INVALID_ARGUMENT, "RoutedExperts: k is out of range");
-    return read(info, "epsilon", epsilon_);
-  }
-
-  OrtStatus* compute(const Call& call) const {
-    Tensor h, norm, router, gate_up, down;
-    QWEN3VL_RETURN_IF_ERROR(call.inputs({&h, &norm, &router, &gate_up, &down}));
-    const Rows rows(h);
-    const int64_t hidden = rows.width, experts = router.shape.empty() ? 0 : router.shape[0];
-    const int64_t inner = down.shape.size() == 3 ? down.shape[2] : 0;
-    if (norm.shape != Shape{hidden} || router.shape != Shape{experts, hidden} ||
-        gate_up.shape != Shape{experts, 2 * inner, hidden} || down.shape != Shape{experts, hidden, inner}) {
-      return call.error("h " + text(h.shape) + " does not go with norm " + text(norm.shape) + ", router " +
-                        text(router.shape) + ", gate_up " + text(gate_up.shape) + ", down " + text(down.shape));
-    }
-    Shape shape = h.shape;
-    shape.insert(shape.end() - 1, k_);
-    void *out = nullptr, *stream = nullptr;
-    QWEN3VL_RETURN_IF_ERROR(call.output(0, shape, &out));
-    QWEN3VL_RETURN_IF_ERROR(call.stream(&stream));
-    if (rows.count == 0) return nullptr;
-
-    constexpr int64_t kElementBytes = 2;
-    const int64_t tokens_at_once = kPairs / k_, pairs = rows.count * k_;
-    const int64_t calls = (rows.count + tokens_at_once - 1) / tokens_at_once;
-    const Scratch normed(allocator_, rows.count * hidden * kElementBytes), chosen(allocator_, pairs * sizeof(int32_t));
-    const Scratch weights(allocator_, pairs * sizeof(float)), counters(allocator_, calls * kCounters * sizeof(int32_t));
-    const Scratch activations(allocator_, std::min(rows.count, tokens_at_once) * k_ * inner * kElementBytes);
-    for (const Scratch* scratch : {&normed, &chosen, &weights, &counters, &activations}) {
-      if (scratch->data() == nullptr) return call.error("no GPU memory for " + std::to_string(rows.count) + " tokens");
-    }
-    int status = qwen3vl_router(
-        normed.data(), static_cast<int32_t*>(chosen.data()), static_cast<float*>(weights.data()),
-        static_cast<int32_t*>(counters.data()), static_cast<int>(calls * kCounters), h.data, norm.data, router.data,
-        static_cast<int>(rows.count), static_cast<int>(hidden), static_cast<int>(experts), k_, epsilon_, type_, stream);
-    for (int64_t index = 0; index < calls && status == 0; ++index) {
-      const int64_t first = index * tokens_at_once, count = std::min(tokens_at_once, rows.count - first);
-      status = qwen3vl_experts(static_cast<float*>(out) + first * k_ * hidden, activations.data(),
-                               static_cast<int32_t*>(counters.data()) + index * kCounters,
-                               static_cast<const char*>(normed.data()) + first * hidden * kElementBytes,
-                               static_cast<const int32_t*>(chosen.data()) + first * k_,
-                               static_cast<const float*>(weights.data()) + first * k_, gate_up.data, down.data,
-                               static_cast<int>(count), k_, static_cast<int>(experts), static_cast<int>(hidden),
-                               static_cast<int>(inner), type_, stream);
-    }
-    return call.launched(status, {&h, &gate_up});
-  }
-
- private:
-  int k_ = 0;
-  float epsilon_ = 0.f;
-};
-
 class CachedAttention : public DecoderKernel {
  public:
   static constexpr char kName[] = "CachedAttention";
@@ -306,8 +191,6 @@ class CachedAttention : public DecoderKernel {
   int heads_ = 0, kv_heads_ = 0;
   float epsilon_ = 0.f, scale_ = 0.f;
 };
-
-static_assert(kFloat16Number == QWEN3VL_FLOAT16 && kBfloat16Number == QWEN3VL_BFLOAT16);
 
 }  // namespace
 }  // namespace qwen3vl

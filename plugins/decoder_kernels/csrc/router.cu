@@ -1,7 +1,7 @@
 // RMSNorm, the router's product, and the k best experts of each token with their weights.
 //
-// A cluster of 8 blocks takes 16 tokens; each block has its own 16 experts. All blocks norm the same tokens; the logits
-// meet in that block of the cluster which picks the token's experts.
+// Of few tokens, a cluster of 8 blocks takes 16; each block has its own 16 experts. All blocks norm the same tokens;
+// the logits meet in that block of the cluster which picks the token's experts. For many see router_prefill.cuh.
 #include <cooperative_groups.h>
 #include <cuda_runtime.h>
 
@@ -10,32 +10,23 @@
 #include "launch.h"
 #include "partition.h"
 #include "ptx.cuh"
+#include "router.cuh"
+#include "router_prefill.cuh"
 
 namespace qwen3vl {
 namespace {
 
 namespace cg = cooperative_groups;
 
-constexpr int kExperts = 128;
+constexpr int kExperts = kRouterExperts;
+constexpr int kHidden = kRouterHidden;
 constexpr int kRanks = 8;
 constexpr int kExpertsPerBlock = kExperts / kRanks;
 constexpr int kWarps = 16;
 constexpr int kThreads = kWarps * 32;
 constexpr int kTokens = 16;
+constexpr int kMostOfClusters = 256;  // tokens: those of all clusters that run at once
 
-struct RouterArguments {
-  void* normed;             // T [tokens, kHidden]
-  std::int32_t* chosen;     // [tokens, k]
-  float* chosen_weights;    // [tokens, k]
-  std::int32_t* counters;   // set to 0 for the kernel after this
-  const void* x;            // T [tokens, kHidden]
-  const void* norm;         // T [kHidden]
-  const void* weights;      // T [128, kHidden]
-  int tokens, k, counter_count;
-  float epsilon;
-};
-
-constexpr int kHidden = 2048;
 constexpr int kPitch = kHidden * 2 + 64;  // bytes; as in weight_stream.cuh
 
 struct Shared {
@@ -45,52 +36,6 @@ struct Shared {
   float partials[kWarps][kTokens][kExpertsPerBlock + 1];
   alignas(16) float logits[kTokens / kRanks][kExperts];
 };
-
-// Orders floats as unsigned integers.
-__device__ __forceinline__ std::uint32_t order_of(float x) {
-  const std::uint32_t bits = __float_as_uint(x);
-  return bits ^ (static_cast<std::int32_t>(bits) < 0 ? ~0u : 0x80000000u);
-}
-
-// The k largest of 128 logits by one warp, the first of equal ones first, with softmax weights that add up to 1. Lane l
-// holds logits 4 l to 4 l + 3.
-__device__ __forceinline__ void choose(const float* logits, int k, std::int32_t* chosen, float* weights, int lane) {
-  const float4 four = reinterpret_cast<const float4*>(logits)[lane];
-  float own[4] = {four.x, four.y, four.z, four.w};
-  float first = 0.f, sum = 0.f, mine = 0.f;  // `mine`: the unscaled weight of the lane-th choice
-  int my_expert = 0;
-  for (int round = 0; round < k; ++round) {
-    float best = own[0];
-    int at = 0;
-#pragma unroll
-    for (int i = 1; i < 4; ++i) {
-      if (own[i] > best) {
-        best = own[i];
-        at = i;
-      }
-    }
-    const std::uint32_t key = order_of(best);
-    const std::uint32_t top = __reduce_max_sync(~0u, key);
-    const int winner = __ffs(__ballot_sync(~0u, key == top)) - 1;
-    const float value = __shfl_sync(~0u, best, winner);
-    const int expert = __shfl_sync(~0u, 4 * lane + at, winner);
-    if (lane == winner) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) own[i] = i == at ? -INFINITY : own[i];
-    }
-    if (round == 0) first = value;
-    const float weight = __expf(value - first);
-    sum += weight;
-    if (lane == round) {
-      mine = weight;
-      my_expert = expert;
-    }
-  }
-  if (lane < k) {
-    chosen[lane] = my_expert;
-    weights[lane] = mine / sum;
-  }
-}
 
 template <typename T, int kHalves>
 __global__ void __launch_bounds__(kThreads, 1) router_kernel(const RouterArguments arguments) {
@@ -196,6 +141,7 @@ __global__ void __launch_bounds__(kThreads, 1) router_kernel(const RouterArgumen
 
 template <typename T>
 cudaError_t dispatch_router(const RouterArguments& arguments, cudaStream_t stream) {
+  if (arguments.tokens > kMostOfClusters) return launch_router_prefill<T>(arguments, stream);
   const auto kernel = arguments.tokens <= 8 ? router_kernel<T, 1> : router_kernel<T, 2>;
   return launch(kernel, dim3(groups_of(arguments.tokens, kTokens) * kRanks), kThreads, sizeof(Shared), kRanks, stream,
                 arguments);

@@ -1,0 +1,205 @@
+"""The experts of a chunk of many tokens: checked beside torch in double precision, then timed beside the floors.
+
+    python -m bench.decoder_cuda.experts_prefill --kernels libdecoder_kernels.so --output out.json
+
+Each check has its own time limit, after which the program ends and says which one hung. A wrong result does not keep the
+others from being checked; an error of CUDA does, as it leaves the process without a usable device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import faulthandler
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bench.cuda_timing import graph_of, milliseconds
+from bench.decoder_cuda.experts_reference import reference, routings
+from bench.decoder_cuda.model import Layer, Shape, random_layer
+from bench.decoder_cuda.run import Record, bandwidth
+from plugins.decoder_kernels.kernel_library import DecoderKernels, type_number
+
+LARGEST_ERROR = {torch.bfloat16: 6e-3, torch.float16: 8e-4}  # of y; two roundings, of activations and of outputs
+CHECKED_TOKENS = (1, 7, 33, 64, 300, 1024, 2048)
+TIMED_TOKENS = (128, 256, 512, 1024, 2048, 4096)
+STEP_TOKENS = 256  # the most that the experts' kernel of a decode step takes at once
+LAYERS = 4  # with weights of their own, more than the second-level cache holds
+PEAK = 989e12  # operations a second on the tensor cores: an H100's and H200's data sheet
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What the experts of one chunk read and write."""
+
+    x: torch.Tensor
+    chosen: torch.Tensor
+    weights: torch.Tensor
+    y: torch.Tensor
+    workspace: torch.Tensor
+
+    @classmethod
+    def random(cls, kernels: DecoderKernels, shape: Shape, chosen: torch.Tensor, dtype: torch.dtype) -> Chunk:
+        tokens, k = chosen.shape
+        x = torch.randn(tokens, shape.hidden, device="cuda", dtype=dtype)
+        weights = torch.randn(tokens, k, device="cuda").softmax(-1)
+        workspace = torch.full((kernels.experts_prefill_workspace(tokens, k),), 0xFF, device="cuda", dtype=torch.uint8)
+        y = torch.full((tokens, shape.hidden), torch.nan, device="cuda")
+        return cls(x, chosen.to("cuda", torch.int32), weights, y, workspace)
+
+    def run(self, kernels: DecoderKernels, shape: Shape, layer: Layer) -> None:
+        tokens, k = self.chosen.shape
+        kernels.call("experts_prefill", *(t.data_ptr() for t in (
+            self.y, self.workspace, self.x, self.chosen, self.weights, layer.gate_up, layer.down)), tokens, k,
+            shape.experts, shape.hidden, shape.inner, _type(self.x), torch.cuda.current_stream().cuda_stream)
+
+
+@contextmanager
+def watched(name: str, seconds: float = 30) -> Iterator[None]:
+    """Ends the process, after a traceback, when the body takes longer."""
+    print(f"{name} ...", flush=True)
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        yield
+        torch.cuda.synchronize()
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def check(kernels: DecoderKernels, shape: Shape, dtype: torch.dtype) -> dict[str, float]:
+    """Relative errors |y - reference| / |reference|; NaN where something was not written or differs from run to run."""
+    layer, errors = random_layer(shape, dtype), {}
+    for tokens in CHECKED_TOKENS:
+        for routing, chosen in routings(tokens, shape.chosen, shape.experts).items():
+            name = f"{str(dtype).removeprefix('torch.')}, {tokens} tokens, {routing}"
+            with watched(name):
+                chunk = Chunk.random(kernels, shape, chosen, dtype)
+                chunk.run(kernels, shape, layer)
+                expected = reference(chunk.x, chunk.chosen, chunk.weights, layer)
+                error = float((chunk.y.double() - expected).norm() / expected.norm())
+                worst = float(((chunk.y.double() - expected).norm(dim=1) / expected.norm(dim=1)).max())
+                first = chunk.y.clone()
+                chunk.workspace.fill_(0x7F)
+                chunk.run(kernels, shape, layer)
+                errors[name] = error if torch.equal(first, chunk.y) else float("nan")
+                print(f"  error {errors[name]:.2e}, of the worst token {worst:.2e}", flush=True)
+    return errors
+
+
+def time_tokens(kernels: DecoderKernels, shape: Shape, layers: list[Layer], tokens: int, read_bandwidth: float) -> dict:
+    """Microseconds a layer of the chunk's kernels, of their peers, and the floors."""
+    dtype, chosen = layers[0].gate_up.dtype, routings(tokens, shape.chosen, shape.experts)["uniform"]
+    chunk = Chunk.random(kernels, shape, chosen, dtype)
+
+    def ours() -> None:
+        for layer in layers:
+            chunk.run(kernels, shape, layer)
+
+    microseconds = {"chunk": _microseconds(ours, layers)}
+    microseconds["router"] = _microseconds(_router(kernels, shape, layers, chunk), layers)
+    if tokens <= STEP_TOKENS:
+        both = _microseconds(_router(kernels, shape, layers, chunk, then_experts=True), layers)
+        microseconds["kernel of a step"] = both - microseconds["router"]
+    try:
+        microseconds["torch grouped_mm, products alone"] = _microseconds(_grouped_products(chunk, layers), layers)
+    except (AttributeError, RuntimeError) as error:
+        print(f"  torch._grouped_mm: {error}")
+    used = chunk.chosen.unique().numel()
+    weight_bytes = (layers[0].gate_up.nbytes + layers[0].down.nbytes) * used / shape.experts
+    operations = 2 * tokens * shape.chosen * 3 * shape.inner * shape.hidden
+    floors = {"weights": weight_bytes / read_bandwidth * 1e6, "operations": operations / PEAK * 1e6}
+    return {"tokens": tokens, "microseconds": microseconds, "floors_us": floors, "experts_used": used,
+            "tera_operations_per_second": operations / microseconds["chunk"] / 1e6,
+            "weight_tb_per_second": weight_bytes / microseconds["chunk"] / 1e6,
+            "ms_of_48_layers": microseconds["chunk"] * 48 / 1e3}
+
+
+def _router(kernels: DecoderKernels, shape: Shape, layers: list[Layer], chunk: Chunk, *, then_experts: bool = False):
+    tokens, k = chunk.chosen.shape
+    normed, chosen, weights = torch.empty_like(chunk.x), torch.empty_like(chunk.chosen), torch.empty_like(chunk.weights)
+    counters = torch.empty(256, device="cuda", dtype=torch.int32)
+    activations = torch.empty(tokens * k, shape.inner, device="cuda", dtype=chunk.x.dtype)
+    y = torch.empty(tokens * k, shape.hidden, device="cuda")
+
+    def run() -> None:
+        stream = torch.cuda.current_stream().cuda_stream
+        for layer in layers:
+            kernels.call("router", normed.data_ptr(), chosen.data_ptr(), weights.data_ptr(), counters.data_ptr(), 256,
+                         chunk.x.data_ptr(), layer.expert_norm.data_ptr(), layer.router.data_ptr(), tokens,
+                         shape.hidden, shape.experts, k, shape.epsilon, _type(chunk.x), stream)
+            if then_experts:
+                kernels.call("experts", y.data_ptr(), activations.data_ptr(), counters.data_ptr(), chunk.x.data_ptr(),
+                             chunk.chosen.data_ptr(), chunk.weights.data_ptr(), layer.gate_up.data_ptr(),
+                             layer.down.data_ptr(), tokens, k, shape.experts, shape.hidden, shape.inner,
+                             _type(chunk.x), stream)
+
+    return run
+
+
+def _grouped_products(chunk: Chunk, layers: list[Layer]):
+    """Both products of rows that are grouped already: no sorting, no SwiGLU, no sums."""
+    experts = chunk.chosen.flatten()
+    ends = torch.bincount(experts, minlength=len(layers[0].down)).cumsum(0).to(torch.int32)
+    rows = chunk.x[experts.argsort(stable=True) // chunk.chosen.shape[1]]
+    activations = torch.randn(len(rows), layers[0].down.shape[2], device="cuda", dtype=chunk.x.dtype)
+
+    def run() -> None:
+        for layer in layers:
+            torch._grouped_mm(rows, layer.gate_up.mT, offs=ends)
+            torch._grouped_mm(activations, layer.down.mT, offs=ends)
+
+    return run
+
+
+def _microseconds(work, layers: list[Layer]) -> float:
+    return milliseconds(graph_of(work), 15) * 1e3 / len(layers)
+
+
+def _type(x: torch.Tensor) -> int:
+    return type_number(str(x.dtype).removeprefix("torch."))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kernels", type=Path, required=True, help="libdecoder_kernels.so")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--tokens", type=int, nargs="*", default=list(TIMED_TOKENS), help="chunks to time")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    shape, kernels, record = Shape(layers=LAYERS), DecoderKernels(args.kernels), Record(args.output)
+    record.add("about", {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "command": "python -m bench.decoder_cuda.experts_prefill " + " ".join(sys.argv[1:]),
+        "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "cuda": torch.version.cuda})
+    bad = []
+    for dtype in (torch.bfloat16, torch.float16):
+        errors = check(kernels, shape, dtype)
+        record.add(f"errors_{dtype}".replace("torch.", ""), errors)
+        bad += [f"{name}: {error:.2e}" for name, error in errors.items() if not error < LARGEST_ERROR[dtype]]
+    print("\n".join(["WRONG:", *bad]) if bad else "all outputs are right", flush=True)
+    with watched("bandwidth"):
+        read = max(bandwidth().values())
+    record.add("read_bandwidth_bytes_per_second", read)
+    layers = [random_layer(shape, torch.bfloat16) for _ in range(LAYERS)]
+    rows = []
+    for tokens in args.tokens:
+        with watched(f"timing {tokens} tokens"):
+            rows.append(time_tokens(kernels, shape, layers, tokens, read))
+            record.add("timed", rows)
+    for row in rows:
+        times = ", ".join(f"{name} {value:.0f}" for name, value in row["microseconds"].items())
+        floors = ", ".join(f"{name} {value:.0f}" for name, value in row["floors_us"].items())
+        print(f"{row['tokens']:5} tokens: us a layer: {times}; floors: {floors}; 48 layers "
+              f"{row['ms_of_48_layers']:.1f} ms")
+    if bad:
+        raise SystemExit("some outputs are wrong")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+// What the routers of few and of many tokens share: their arguments, and how a token's experts are chosen.
+#pragma once
+
+#include <cstdint>
+
+namespace qwen3vl {
+
+constexpr int kRouterExperts = 128;
+constexpr int kRouterHidden = 2048;
+
+struct RouterArguments {
+  void* normed;             // T [tokens, kRouterHidden]
+  std::int32_t* chosen;     // [tokens, k]
+  float* chosen_weights;    // [tokens, k]
+  std::int32_t* counters;   // set to 0 for the kernel after this
+  const void* x;            // T [tokens, kRouterHidden]
+  const void* norm;         // T [kRouterHidden]
+  const void* weights;      // T [128, kRouterHidden]
+  int tokens, k, counter_count;
+  float epsilon;
+};
+
+// Orders floats as unsigned integers.
+__device__ __forceinline__ std::uint32_t order_of(float x) {
+  const std::uint32_t bits = __float_as_uint(x);
+  return bits ^ (static_cast<std::int32_t>(bits) < 0 ? ~0u : 0x80000000u);
+}
+
+// The k largest of 128 logits by one warp, the first of equal ones first, with softmax weights that add up to 1. Lane l
+// holds logits 4 l to 4 l + 3.
+__device__ __forceinline__ void choose(const float* logits, int k, std::int32_t* chosen, float* weights, int lane) {
+  const float4 four = reinterpret_cast<const float4*>(logits)[lane];
+  float own[4] = {four.x, four.y, four.z, four.w};
+  float first = 0.f, sum = 0.f, mine = 0.f;  // `mine`: the unscaled weight of the lane-th choice
+  int my_expert = 0;
+  for (int round = 0; round < k; ++round) {
+    float best = own[0];
+    int at = 0;
+#pragma unroll
+    for (int i = 1; i < 4; ++i) {
+      if (own[i] > best) {
+        best = own[i];
+        at = i;
+      }
+    }
+    const std::uint32_t key = order_of(best);
+    const std::uint32_t top = __reduce_max_sync(~0u, key);
+    const int winner = __ffs(__ballot_sync(~0u, key == top)) - 1;
+    const float value = __shfl_sync(~0u, best, winner);
+    const int expert = __shfl_sync(~0u, 4 * lane + at, winner);
+    if (lane == winner) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) own[i] = i == at ? -INFINITY : own[i];
+    }
+    if (round == 0) first = value;
+    const float weight = __expf(value - first);
+    sum += weight;
+    if (lane == round) {
+      mine = weight;
+      my_expert = expert;
+    }
+  }
+  if (lane < k) {
+    chosen[lane] = my_expert;
+    weights[lane] = mine / sum;
+  }
+}
+
+}  // namespace qwen3vl
