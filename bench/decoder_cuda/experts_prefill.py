@@ -2,8 +2,8 @@
 
     python -m bench.decoder_cuda.experts_prefill --kernels libdecoder_kernels.so --output out.json
 
-Each check has its own time limit, after which the program ends and says which one hung. A wrong result does not keep the
-others from being checked; an error of CUDA does, as it leaves the process without a usable device.
+Each check has its own time limit, after which the program ends and says which one hung. A wrong result does not keep
+the others from being checked; an error of CUDA does, as it leaves the process without a usable device.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from plugins.decoder_kernels.kernel_library import DecoderKernels, type_number
 
 LARGEST_ERROR = {torch.bfloat16: 6e-3, torch.float16: 8e-4}  # of y; two roundings, of activations and of outputs
 CHECKED_TOKENS = (1, 7, 33, 64, 300, 1024, 2048)
+ROUTED_TOKENS = (257, 300, 2048)  # more than the router of a decode step takes
 TIMED_TOKENS = (128, 256, 512, 1024, 2048, 4096)
 STEP_TOKENS = 256  # the most that the experts' kernel of a decode step takes at once
 LAYERS = 4  # with weights of their own, more than the second-level cache holds
@@ -89,6 +90,34 @@ def check(kernels: DecoderKernels, shape: Shape, dtype: torch.dtype) -> dict[str
                 chunk.run(kernels, shape, layer)
                 errors[name] = error if torch.equal(first, chunk.y) else float("nan")
                 print(f"  error {errors[name]:.2e}, of the worst token {worst:.2e}", flush=True)
+    return errors
+
+
+def check_router(kernels: DecoderKernels, shape: Shape, dtype: torch.dtype) -> dict[str, float]:
+    """Relative errors of the normed tokens, the chosen experts' logits and their weights; NaN for repeated experts."""
+    layer, errors = random_layer(shape, dtype), {}
+    for tokens in ROUTED_TOKENS:
+        name = f"router, {str(dtype).removeprefix('torch.')}, {tokens} tokens"
+        with watched(name):
+            x = torch.randn(tokens, shape.hidden, device="cuda", dtype=dtype)
+            normed = torch.full_like(x, torch.nan)
+            chosen = torch.full((tokens, shape.chosen), -1, device="cuda", dtype=torch.int32)
+            weights, counters = torch.empty(chosen.shape, device="cuda"), torch.full_like(chosen[:32], 7)
+            kernels.call("router", *(t.data_ptr() for t in (normed, chosen, weights, counters)), counters.numel(),
+                         *(t.data_ptr() for t in (x, layer.expert_norm, layer.router)), tokens, shape.hidden,
+                         shape.experts, shape.chosen, shape.epsilon, _type(x), torch.cuda.current_stream().cuda_stream)
+            wide = x.double()
+            expected = wide * (wide.square().mean(1, keepdim=True) + shape.epsilon).rsqrt() * layer.expert_norm.double()
+            logits = normed.double() @ layer.router.double().T
+            if int(chosen.min()) < 0 or int(chosen.max()) >= shape.experts:
+                errors[name] = float("nan")
+                continue
+            of_chosen = logits.gather(1, chosen.long())
+            pairs = ((normed.double(), expected), (of_chosen, logits.topk(shape.chosen).values),
+                     (weights.double(), of_chosen.softmax(1)))
+            distinct = all(len(set(row)) == shape.chosen for row in chosen.tolist()) and not counters.any()
+            worst = max(float((got - right).norm() / right.norm()) for got, right in pairs)
+            errors[name] = worst if distinct else float("nan")
     return errors
 
 
@@ -179,7 +208,7 @@ def main() -> None:
         "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "cuda": torch.version.cuda})
     bad = []
     for dtype in (torch.bfloat16, torch.float16):
-        errors = check(kernels, shape, dtype)
+        errors = check_router(kernels, shape, dtype) | check(kernels, shape, dtype)
         record.add(f"errors_{dtype}".replace("torch.", ""), errors)
         bad += [f"{name}: {error:.2e}" for name, error in errors.items() if not error < LARGEST_ERROR[dtype]]
     print("\n".join(["WRONG:", *bad]) if bad else "all outputs are right", flush=True)

@@ -68,7 +68,8 @@ class ChunkProducts {
   __device__ __forceinline__ void take() {
     const ChunkWork& work = shared_.work[work_ring_.stage];
     const ExpertTile tile = work.tile;
-    float first[n], second[n];
+    // Not set by the first products instead: registers for tiles of all sizes would be kept at once.
+    float first[n] = {}, second[n] = {};
     multiply(first, second, steps_of(tile));
     if (tile.down != 0) {
       store_outputs(first, second, work, tile);
@@ -93,8 +94,8 @@ class ChunkProducts {
       mma_fence();
 #pragma unroll
       for (int i = 0; i < kPanelColumns / 16; ++i) {
-        multiply_shared<T>(first, low + i * kRowStep, rows + i * kRowStep, step > 0 || i > 0);
-        multiply_shared<T>(second, high + i * kRowStep, rows + i * kRowStep, step > 0 || i > 0);
+        multiply_shared<T>(first, low + i * kRowStep, rows + i * kRowStep, true);
+        multiply_shared<T>(second, high + i * kRowStep, rows + i * kRowStep, true);
       }
       mma_commit();
       mma_wait<1>();
