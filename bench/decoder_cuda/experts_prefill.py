@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import faulthandler
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
