@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from engines.cuda_driver import Gpu
 from engines.rewritten_graph import saved_beside
-from engines.tensorrt.cuda import Gpu
 from engines.tensorrt.flavour import FLAVOURS, RTX, load_tensorrt, use_polygraphy
 from engines.tensorrt.messages import activation_bytes, layer_report, message_log
 from engines.tensorrt.profiles import MAX_FRAMES, Profile, derive_profiles, profile_table

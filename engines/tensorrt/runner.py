@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from engines.cuda_driver import Buffer, Gpu
 from engines.tensorrt.arrays import GpuArray, gpu_array, on_gpu
-from engines.tensorrt.cuda import Buffer, Gpu
 from engines.tensorrt.flavour import load_tensorrt
 from engines.tensorrt.messages import message_log
 from engines.tensorrt.record import ENGINE_FILE, EngineRecord

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from engines.tensorrt.cuda import Gpu
+from engines.cuda_driver import Gpu
 from engines.tensorrt.flavour import load_tensorrt
 from engines.trtllm.build_config import build_config
 from engines.trtllm.checks import load_plugin, load_tensorrt_llm

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engines import cuda_driver
 from engines.onnxruntime.vision_encoder import VisionEncoder as OnnxRuntimeVisionEncoder
-from engines.tensorrt import cuda
 from engines.tensorrt.flavour import load_tensorrt
 from engines.tensorrt.messages import message_log
 from engines.tensorrt.record import EngineRecord
@@ -70,7 +70,7 @@ def test_a_call_that_no_profile_takes_is_refused(encoder: VisionEncoder):
 
 
 def test_without_a_driver_it_says_so(encoder: VisionEncoder, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cuda, "LIBRARY", "libcuda-that-is-not-there.so.1")
+    monkeypatch.setattr(cuda_driver, "LIBRARY", "libcuda-that-is-not-there.so.1")
     with pytest.raises(ArtifactError, match=r"no NVIDIA driver.*--target cpu"):
         encoder.encode(*patches_of([(1, 4, 4)]))
     assert not encoder.loaded

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import threading
-from ctypes import byref, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
+from ctypes import byref, c_char_p, c_int, c_size_t, c_ubyte, c_uint, c_uint64, c_void_p
 
 import numpy as np
 
@@ -17,10 +18,21 @@ COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76
 FUNCTIONS = {
     "cuInit": [c_uint], "cuDeviceGet": [c_void_p, c_int], "cuDeviceGetAttribute": [c_void_p, c_int, c_int],
     "cuDevicePrimaryCtxRetain": [c_void_p, c_int], "cuCtxSetCurrent": [c_void_p], "cuGetErrorString": [c_int, c_void_p],
-    "cuMemAlloc_v2": [c_void_p, c_size_t], "cuMemFree_v2": [c_uint64],
+    "cuMemAlloc_v2": [c_void_p, c_size_t], "cuMemFree_v2": [c_uint64], "cuMemGetInfo_v2": [c_void_p, c_void_p],
+    "cuMemHostAlloc": [c_void_p, c_size_t, c_uint], "cuMemsetD8Async": [c_uint64, c_ubyte, c_size_t, c_void_p],
     "cuMemcpyHtoDAsync_v2": [c_uint64, c_void_p, c_size_t, c_void_p],
-    "cuMemcpyDtoHAsync_v2": [c_void_p, c_uint64, c_size_t, c_void_p],
+    "cuMemcpyDtoHAsync_v2": [c_void_p, c_uint64, c_size_t, c_void_p], "cuMemcpy2DAsync_v2": [c_void_p, c_void_p],
     "cuStreamCreate": [c_void_p, c_uint], "cuStreamSynchronize": [c_void_p]}
+DEVICE = 2  # CUmemorytype
+
+
+class _Copy2D(ctypes.Structure):
+    """CUDA_MEMCPY2D of cuda.h."""
+
+    _fields_ = [field for side in ("source", "target") for field in (
+        (f"{side}_x", c_size_t), (f"{side}_y", c_size_t), (f"{side}_kind", c_uint), (f"{side}_host", c_void_p),
+        (f"{side}_device", c_uint64), (f"{side}_array", c_void_p), (f"{side}_pitch", c_size_t))
+               ] + [("width", c_size_t), ("height", c_size_t)]
 
 
 class Gpu:
@@ -36,8 +48,8 @@ class Gpu:
         try:
             self._library = ctypes.CDLL(LIBRARY)
         except OSError:
-            raise ArtifactError(f"no NVIDIA driver ({LIBRARY} cannot be loaded): TensorRT engines run on a machine "
-                                "with a GPU; build with --target cpu for this one") from None
+            raise ArtifactError(f"no NVIDIA driver ({LIBRARY} cannot be loaded): these engines run on a machine with "
+                                "a GPU; build with --target cpu for this one") from None
         for name, arguments in FUNCTIONS.items():
             getattr(self._library, name).argtypes = arguments
         self._device, self._context, self._thread = c_int(), c_void_p(), None
@@ -70,6 +82,28 @@ class Gpu:
 
     def free(self, address: int) -> None:
         self._in_context("cuMemFree_v2", address)
+
+    def memory(self) -> tuple[int, int]:
+        """Bytes that are free, and all that there are."""
+        free, total = c_size_t(), c_size_t()
+        self._in_context("cuMemGetInfo_v2", byref(free), byref(total))
+        return free.value, total.value
+
+    def host_array(self, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+        """An array in host memory that is copied at full speed; its memory is never given back."""
+        address, size = c_void_p(), math.prod(shape) * np.dtype(dtype).itemsize
+        self._in_context("cuMemHostAlloc", byref(address), max(1, size), 0)
+        return np.ctypeslib.as_array((c_ubyte * size).from_address(address.value)).view(dtype).reshape(shape)
+
+    def clear(self, address: int, size: int, stream: int) -> None:
+        """Set bytes to zero, in the stream's order."""
+        self._in_context("cuMemsetD8Async", address, 0, size, stream)
+
+    def copy_rows(self, target: int, source: int, width: int, pitch: int, rows: int, stream: int) -> None:
+        """Copy `rows` times `width` bytes, each `pitch` bytes behind the one before, in the stream's order."""
+        copy = _Copy2D(width=width, height=rows, source_kind=DEVICE, source_device=source, source_pitch=pitch,
+                       target_kind=DEVICE, target_device=target, target_pitch=pitch)
+        self._in_context("cuMemcpy2DAsync_v2", byref(copy), stream)
 
     def upload(self, address: int, array: np.ndarray, stream: int) -> None:
         """Copy a contiguous array to the GPU, in the stream's order; it must live until the copy is done."""
