@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import faulthandler
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +20,7 @@ from bench.cuda_timing import graph_of, milliseconds
 from bench.decoder_cuda.experts_reference import reference, routings
 from bench.decoder_cuda.model import Layer, Shape, random_layer
 from bench.decoder_cuda.run import Record, bandwidth
+from bench.decoder_cuda.watch import watched
 from plugins.decoder_kernels.kernel_library import DecoderKernels, type_number
 
 LARGEST_ERROR = {torch.bfloat16: 6e-3, torch.float16: 8e-4}  # of y; two roundings, of activations and of outputs
@@ -58,18 +56,6 @@ class Chunk:
         kernels.call("experts_prefill", *(t.data_ptr() for t in (
             self.y, self.workspace, self.x, self.chosen, self.weights, layer.gate_up, layer.down)), tokens, k,
             shape.experts, shape.hidden, shape.inner, _type(self.x), torch.cuda.current_stream().cuda_stream)
-
-
-@contextmanager
-def watched(name: str, seconds: float = 30) -> Iterator[None]:
-    """Ends the process, after a traceback, when the body takes longer."""
-    print(f"{name} ...", flush=True)
-    faulthandler.dump_traceback_later(seconds, exit=True)
-    try:
-        yield
-        torch.cuda.synchronize()
-    finally:
-        faulthandler.cancel_dump_traceback_later()
 
 
 def check(kernels: DecoderKernels, shape: Shape, dtype: torch.dtype) -> dict[str, float]:
