@@ -5,12 +5,19 @@ For engines without the kernels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import onnx_ir as ir
 
+from plugins.decoder_kernels.int4_rows import GROUP, RUN
 from plugins.decoder_kernels.operators import (
     ADD_NORM,
     CACHED_ATTENTION,
     DOMAIN,
+    INT4_ROUTED_EXPERTS,
+    INT4_ROW_PRODUCT,
+    INT4_ROW_PRODUCT_ADD,
     ROUTED_EXPERTS,
     ROW_LOGITS,
     ROW_PRODUCT,
@@ -26,12 +33,17 @@ def decoder_functions(opset: int) -> list[ir.Function]:
     """All operators' functions, in standard operators of the given opset, 23 or newer."""
     attention_inputs = ("qkv", "query_norm", "key_norm", "cosines", "sines", "keys", "values", "total_lengths")
     attention_attributes = {"num_heads": _INT, "kv_num_heads": _INT, "epsilon": _FLOAT, "scale": _FLOAT}
+    int4_experts = ("h", "norm", "router", "gate_up", "gate_up_blocks", "down", "down_blocks")
     return [
         onnx_function(DOMAIN, ROW_PRODUCT, ("x", "weights"), _row_product, opset),
         onnx_function(DOMAIN, ROW_PRODUCT_ADD, ("x", "weights", "residual"), _row_product_add, opset),
         onnx_function(DOMAIN, ROW_LOGITS, ("x", "weights"), _row_logits, opset),
         onnx_function(DOMAIN, ADD_NORM, ("h", "y", "norm"), _add_norm, opset, {"epsilon": _FLOAT}),
         onnx_function(DOMAIN, ROUTED_EXPERTS, ("h", "norm", "router", "gate_up", "down"), _routed_experts, opset,
+                      {"k": _INT, "epsilon": _FLOAT}),
+        onnx_function(DOMAIN, INT4_ROW_PRODUCT, ("x", "codes", "blocks"), _int4_row_product, opset),
+        onnx_function(DOMAIN, INT4_ROW_PRODUCT_ADD, ("x", "codes", "blocks", "residual"), _int4_row_product_add, opset),
+        onnx_function(DOMAIN, INT4_ROUTED_EXPERTS, int4_experts, _int4_routed_experts, opset,
                       {"k": _INT, "epsilon": _FLOAT}),
         onnx_function(DOMAIN, CACHED_ATTENTION, attention_inputs, _cached_attention, opset, attention_attributes),
     ]
@@ -66,6 +78,13 @@ def _add_norm(body: FunctionBody, h: ir.Value, y: ir.Value, norm: ir.Value) -> t
 
 def _routed_experts(body: FunctionBody, h: ir.Value, norm: ir.Value, router: ir.Value, gate_up: ir.Value,
                     down: ir.Value) -> ir.Value:
+    return _experts(body, h, norm, router, *(
+        lambda chosen, weights=weights: body.op("Gather", weights, chosen, axis=0) for weights in (gate_up, down)))
+
+
+def _experts(body: FunctionBody, h: ir.Value, norm: ir.Value, router: ir.Value,
+             gate_up_of: Callable[[ir.Value], ir.Value], down_of: Callable[[ir.Value], ir.Value]) -> ir.Value:
+    """With weights [..., k, rows, columns] of the chosen experts [..., k]."""
     x = _rms_norm(body, h, norm)
     logits = body.op("Cast", _row_product(body, x, router), to=int(ir.DataType.FLOAT))
     best, chosen = body.op("TopK", logits, _integer(body, "k"), count=2, axis=-1)
@@ -73,12 +92,45 @@ def _routed_experts(body: FunctionBody, h: ir.Value, norm: ir.Value, router: ir.
     # [..., k, rows, columns] x [..., 1, columns, 1]
     column = body.op("Unsqueeze", x, body.integers(-2, -1))
     column = body.op("Transpose", column, perm=[0, 1, 3, 2, 4])
-    both = body.op("MatMul", body.op("Gather", gate_up, chosen, axis=0), column)
+    both = body.op("MatMul", gate_up_of(chosen), column)
     pairs = body.op("Reshape", both, body.integers(0, 0, 0, -1, 2))
     gate, up = body.op("Split", pairs, count=2, axis=-1, num_outputs=2)
     activated = body.op("Mul", body.op("Mul", gate, body.op("Sigmoid", gate)), up)
-    mixed = body.op("Squeeze", body.op("MatMul", body.op("Gather", down, chosen, axis=0), activated), body.integers(-1))
+    mixed = body.op("Squeeze", body.op("MatMul", down_of(chosen), activated), body.integers(-1))
     return body.op("Mul", body.op("Cast", mixed, to=int(ir.DataType.FLOAT)), weights)
+
+
+def _dequantised(body: FunctionBody, codes: ir.Value, blocks: ir.Value) -> ir.Value:
+    """`dequantise_rows` of [..., K / 2] and [..., K / block, 2], in the type of the blocks."""
+    low_half, four_bits = (body.op("Constant", value=ir.Tensor(np.array(number, np.uint8))) for number in (15, 4))
+    halves = (body.op("BitwiseAnd", codes, low_half), body.op("BitShift", codes, four_bits, direction="RIGHT"))
+    nibbles = body.op("Concat", *(body.op("Unsqueeze", half, body.integers(-1)) for half in halves), axis=-1)
+    length = body.op("Mul", body.op("Shape", codes, start=-1), body.integers(2))
+    runs = body.op("Div", body.op("Min", length, body.integers(GROUP)), body.integers(RUN))
+    groups = body.op("Reshape", nibbles, body.op("Concat", body.integers(-1, 4), runs, body.integers(2, 4), axis=0))
+    in_order = body.op("Transpose", groups, perm=[0, 2, 1, 4, 3])  # to run, thread, pair of values, one of the pair
+    by_block = body.op("Concat", body.op("Shape", blocks, end=-1), body.integers(-1), axis=0)
+    values = body.op("CastLike", body.op("Reshape", in_order, by_block), blocks)
+    scales, zero_points = body.op("Split", blocks, count=2, axis=-1, num_outputs=2)
+    weights = body.op("Mul", body.op("Sub", values, zero_points), scales)
+    return body.op("Reshape", weights, body.op("Concat", body.op("Shape", codes, end=-1), length, axis=0))
+
+
+def _int4_row_product(body: FunctionBody, x: ir.Value, codes: ir.Value, blocks: ir.Value) -> ir.Value:
+    return _row_product(body, x, _dequantised(body, codes, blocks))
+
+
+def _int4_row_product_add(body: FunctionBody, x: ir.Value, codes: ir.Value, blocks: ir.Value,
+                          residual: ir.Value) -> ir.Value:
+    return body.op("Add", _int4_row_product(body, x, codes, blocks), residual)
+
+
+def _int4_routed_experts(body: FunctionBody, h: ir.Value, norm: ir.Value, router: ir.Value, gate_up: ir.Value,
+                         gate_up_blocks: ir.Value, down: ir.Value, down_blocks: ir.Value) -> ir.Value:
+    def of_chosen(codes: ir.Value, blocks: ir.Value) -> Callable[[ir.Value], ir.Value]:
+        return lambda chosen: _dequantised(body, *(body.op("Gather", x, chosen, axis=0) for x in (codes, blocks)))
+
+    return _experts(body, h, norm, router, of_chosen(gate_up, gate_up_blocks), of_chosen(down, down_blocks))
 
 
 def _cached_attention(body: FunctionBody, qkv: ir.Value, query_norm: ir.Value, key_norm: ir.Value, cosines: ir.Value,

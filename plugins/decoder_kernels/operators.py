@@ -1,17 +1,22 @@
 """The operators' definitions: their names, inputs and attributes, and what they compute, in numpy.
 
 They are what one decoder layer is made of. Sums are taken in float64 here. Tokens may be those of a decode step, one
-for each of B sequences, or a chunk of one sequence: [B, S, ...] with B or S of 1. Weights are rows: [out, in].
+for each of B sequences, or a chunk of one sequence: [B, S, ...] with B or S of 1. Weights are rows: [out, in]; those of
+4 bits are two arrays, codes in the kernels' order and the blocks' scales and zero points (int4_rows.py).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from plugins.decoder_kernels.int4_rows import dequantise_rows
+
 DOMAIN = "qwen3vl"
 VERSION = 1
 ROW_PRODUCT, ROW_PRODUCT_ADD, ROW_LOGITS = "RowProduct", "RowProductAdd", "RowLogits"
 CACHED_ATTENTION, ROUTED_EXPERTS, ADD_NORM = "CachedAttention", "RoutedExperts", "AddNorm"
+INT4_ROW_PRODUCT, INT4_ROW_PRODUCT_ADD = "Int4RowProduct", "Int4RowProductAdd"
+INT4_ROUTED_EXPERTS = "Int4RoutedExperts"
 
 
 def row_product(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -22,6 +27,16 @@ def row_product(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def row_product_add(x: np.ndarray, weights: np.ndarray, residual: np.ndarray) -> np.ndarray:
     """`x weights' + residual`, rounded once: float [..., K], [N, K], [..., N] to [..., N]."""
     return (x.astype(np.float64) @ weights.astype(np.float64).T + residual).astype(x.dtype)
+
+
+def int4_row_product(x: np.ndarray, codes: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+    """`row_product` with weights of 4 bits: uint8 [N, K / 2] and, of x's type, [N, K / block, 2]."""
+    return row_product(x, dequantise_rows(codes, blocks))
+
+
+def int4_row_product_add(x: np.ndarray, codes: np.ndarray, blocks: np.ndarray, residual: np.ndarray) -> np.ndarray:
+    """`row_product_add` with weights of 4 bits, as in `int4_row_product`."""
+    return row_product_add(x, dequantise_rows(codes, blocks), residual)
 
 
 def row_logits(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -74,6 +89,19 @@ def routed_experts(h: np.ndarray, norm: np.ndarray, router: np.ndarray, gate_up:
     activated = gate / (1 + np.exp(-gate)) * up
     mixed = np.einsum("...khi,...ki->...kh", down.astype(np.float64)[chosen], activated)
     return (mixed * weights[..., None]).astype(np.float32)
+
+
+def int4_routed_experts(h: np.ndarray, norm: np.ndarray, router: np.ndarray, gate_up: np.ndarray,
+                        gate_up_blocks: np.ndarray, down: np.ndarray, down_blocks: np.ndarray, *, k: int,
+                        epsilon: float) -> np.ndarray:
+    """`routed_experts` with experts of 4 bits.
+
+    Args:
+        gate_up, gate_up_blocks: uint8 [E, 2 I, H / 2] and, of h's type, [E, 2 I, H / block, 2].
+        down, down_blocks: uint8 [E, H, I / 2] and, of h's type, [E, H, I / block, 2].
+    """
+    wide = (dequantise_rows(*weights) for weights in ((gate_up, gate_up_blocks), (down, down_blocks)))
+    return routed_experts(h, norm, router, *wide, k=k, epsilon=epsilon)
 
 
 def cached_attention(qkv: np.ndarray, query_norm: np.ndarray, key_norm: np.ndarray, cosines: np.ndarray,

@@ -12,7 +12,8 @@ from plugins.decoder_kernels.onnx_functions import CONTRIBUTED, decoder_function
 
 OPSET = 23
 HIDDEN, EXPERTS, INNER, K, HEADS, KV_HEADS, SIZE = 16, 6, 4, 3, 4, 2, 8
-TYPES = {np.dtype(np.float32): ir.DataType.FLOAT, np.dtype(np.int32): ir.DataType.INT32}
+TYPES = {np.dtype(np.float32): ir.DataType.FLOAT, np.dtype(np.int32): ir.DataType.INT32,
+         np.dtype(np.uint8): ir.DataType.UINT8}
 
 
 def run(op_type: str, arrays: dict[str, np.ndarray], outputs: int = 1, **attributes) -> list[np.ndarray]:
@@ -31,6 +32,15 @@ def run(op_type: str, arrays: dict[str, np.ndarray], outputs: int = 1, **attribu
 def numbers(seed: int, **shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(seed)
     return {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def int4_weights(seed: int, *shape: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and blocks of weights [..., K]."""
+    generator = np.random.default_rng(seed)
+    scales = generator.standard_normal((*shape[:-1], shape[-1] // block))
+    zero_points = generator.integers(0, 16, scales.shape)
+    return (generator.integers(0, 256, (*shape[:-1], shape[-1] // 2), np.uint8),
+            np.stack([scales, zero_points], -1).astype(np.float32))
 
 
 def assert_close(got: np.ndarray, expected: np.ndarray) -> None:
@@ -61,6 +71,28 @@ def test_routed_experts(tokens: tuple[int, int]) -> None:
                      gate_up=(EXPERTS, 2 * INNER, HIDDEN), down=(EXPERTS, HIDDEN, INNER))
     expected = operators.routed_experts(**arrays, k=K, epsilon=0.25)
     assert_close(run(operators.ROUTED_EXPERTS, arrays, k=K, epsilon=0.25)[0], expected)
+
+
+@pytest.mark.parametrize(("length", "block"), [(32, 16), (96, 32), (128, 128), (384, 128), (256, 64)])
+@pytest.mark.parametrize("tokens", [(1, 5), (3, 1)])
+def test_int4_products(tokens: tuple[int, int], length: int, block: int) -> None:
+    codes, blocks = int4_weights(5, 24, length, block=block)
+    arrays = {**numbers(6, x=(*tokens, length)), "codes": codes, "blocks": blocks}
+    assert_close(run(operators.INT4_ROW_PRODUCT, arrays)[0], operators.int4_row_product(**arrays))
+    arrays |= numbers(7, residual=(*tokens, 24))
+    assert_close(run(operators.INT4_ROW_PRODUCT_ADD, arrays)[0], operators.int4_row_product_add(**arrays))
+
+
+@pytest.mark.parametrize("tokens", [(1, 5), (3, 1)])
+def test_int4_routed_experts(tokens: tuple[int, int]) -> None:
+    hidden, inner, block = 256, 64, 32
+    arrays = numbers(8, h=(*tokens, hidden), norm=(hidden,), router=(EXPERTS, hidden))
+    for name, shape in (("gate_up", (EXPERTS, 2 * inner, hidden)), ("down", (EXPERTS, hidden, inner))):
+        codes, blocks = int4_weights(9, *shape, block=block)
+        blocks[..., 0] *= 0.1 * shape[-1] ** -0.5  # activations of about unit size
+        arrays |= {name: codes, f"{name}_blocks": blocks}
+    expected = operators.int4_routed_experts(**arrays, k=K, epsilon=0.25)
+    assert_close(run(operators.INT4_ROUTED_EXPERTS, arrays, k=K, epsilon=0.25)[0], expected)
 
 
 @pytest.mark.parametrize(("count", "lengths"), [(1, [4, 1, 9]), (3, [3]), (3, [8])])
