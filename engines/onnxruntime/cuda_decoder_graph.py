@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from engines.onnxruntime.decoder_weights import DecoderWeights
 from plugins.decoder_kernels.operators import (
     ADD_NORM,
     CACHED_ATTENTION,
     DOMAIN,
+    INT4_ROUTED_EXPERTS,
+    INT4_ROW_PRODUCT,
+    INT4_ROW_PRODUCT_ADD,
     ROUTED_EXPERTS,
     ROW_LOGITS,
     ROW_PRODUCT,
@@ -20,13 +23,17 @@ from plugins.decoder_kernels.operators import (
 )
 from plugins.deepstack_add.operator import NAME as DEEPSTACK_ADD
 
+PRODUCTS = ("MatMul", "MatMulNBits")
+
 
 def use_decoder_kernels(model: ir.Model) -> int:
     """Rewrite the exported decoder in place. Its inputs and outputs stay as they are. Returns how many layers it has.
 
+    Weights of 4 bits stay so, but those of the output projection, whose operator takes the activations' type.
+
     Raises:
         ValueError: the graph is not the exported one, or it has what no operator is for: biases in its attention, a
-            layer without experts, weights of a few bits.
+            layer without experts, weights of 8 bits in layers, rows of 4 bits that the kernels' order is not for.
     """
     layers = [node for node in model.graph if node.op_type == "GroupQueryAttention"]
     for attention in layers:
@@ -41,18 +48,19 @@ def _rewrite_layer(model: ir.Model, attention: ir.Node) -> None:
     query, query_norm = _turned(attention.inputs[0])
     _, key_norm = _turned(attention.inputs[1])
     qkv, turn = query.producer().inputs[0], attention.inputs[0].producer()
-    normed, qkv_weights = _product(qkv)
-    output = _only_user(attention.outputs[0], "MatMul")
+    qkv_product = _product(qkv)
+    output = _only_user(attention.outputs[0], *PRODUCTS)
     expert_norm = _only_user(output.outputs[0], "SkipSimplifiedLayerNormalization")
-    experts = _user(expert_norm.outputs[0], "MoE")
-    _, router = _product(experts.inputs[1].producer().inputs[0])
+    experts = _user(expert_norm.outputs[0], "MoE", "QMoE")
+    router = _product(experts.inputs[1].producer().inputs[0])
     update, visual = experts.outputs[0], None
     if (following := next(iter(update.consumers()))).op_type == DEEPSTACK_ADD:
         update, visual = following.outputs[0], following
     epsilon = _epsilon(expert_norm)
 
-    rows = _Rows(model)
-    product = _node(ROW_PRODUCT, [normed, rows.of(qkv_weights)], name=f"{attention.name}.qkv")
+    weights = DecoderWeights(model.graph)
+    product = _row_product(weights, qkv_product, (ROW_PRODUCT, INT4_ROW_PRODUCT), f"{attention.name}.qkv",
+                           qkv_product.inputs[0])
     heads = {name: attention.attributes[name].as_int() for name in ("num_heads", "kv_num_heads")}
     total_lengths = next(value for value in model.graph.inputs if value.name == "total_lengths")
     attended = _node(CACHED_ATTENTION,
@@ -64,10 +72,12 @@ def _rewrite_layer(model: ir.Model, attention: ir.Node) -> None:
     ir.convenience.replace_nodes_and_values(model.graph, attention, [attention], [attended], attention.outputs,
                                             attended.outputs)
 
-    hidden = _node(ROW_PRODUCT_ADD, [attended.outputs[0], rows.of(output.inputs[1]), expert_norm.inputs[0]],
-                   name=f"{attention.name}.output")
-    mixed = _node(ROUTED_EXPERTS, [hidden.outputs[0], expert_norm.inputs[2], rows.of(router), experts.inputs[2],
-                                   experts.inputs[4]],
+    hidden = _row_product(weights, output, (ROW_PRODUCT_ADD, INT4_ROW_PRODUCT_ADD), f"{attention.name}.output",
+                          attended.outputs[0], expert_norm.inputs[0])
+    wide = experts.op_type == "MoE"
+    mixed = _node(ROUTED_EXPERTS if wide else INT4_ROUTED_EXPERTS,
+                  [hidden.outputs[0], expert_norm.inputs[2], weights.rows(router),
+                   *((experts.inputs[2], experts.inputs[4]) if wide else weights.int4_experts(experts))],
                   {"k": experts.attributes["k"].as_int(), "epsilon": epsilon}, name=experts.name)
     model.graph.insert_after(experts, [hidden, mixed])
     residual, after = hidden.outputs[0], mixed
@@ -102,31 +112,17 @@ def _add_norm(residual: ir.Value, mixed: ir.Value, norm: ir.Node) -> ir.Node:
 
 def _rewrite_head(model: ir.Model) -> None:
     last = model.graph.outputs[0].producer()  # the product itself, or where it is not in float32 the cast behind it
-    wanted, weights = _product(last.inputs[0] if last.op_type == "Cast" else last.outputs[0])
-    table = weights.producer().inputs[0] if weights.producer() is not None else _Rows(model).of(weights)
-    logits = _node(ROW_LOGITS, [wanted, table], name=last.name)
+    product = _product(last.inputs[0] if last.op_type == "Cast" else last.outputs[0])
+    logits = _node(ROW_LOGITS, [product.inputs[0], DecoderWeights(model.graph).rows(product)], name=last.name)
     ir.convenience.replace_nodes_and_values(model.graph, last, [last], [logits], last.outputs, logits.outputs)
 
 
-class _Rows:
-    """Weights [in, out] of the graph as rows [out, in], read when they are written."""
-
-    def __init__(self, model: ir.Model):
-        self._graph = model.graph
-
-    def of(self, weights: ir.Value) -> ir.Value:
-        tensor = weights.const_value
-        if tensor is None or len(tensor.shape) != 2:
-            raise ValueError(f"{weights.name} is not a matrix of weights")
-        shape = ir.Shape(reversed(tensor.shape.numpy()))
-
-        def transposed() -> ir.TensorProtocol:
-            return ir.Tensor(np.ascontiguousarray(tensor.numpy().T), dtype=tensor.dtype)
-
-        rows = ir.LazyTensor(transposed, tensor.dtype, shape, name=f"{weights.name}.rows")
-        value = ir.Value(name=rows.name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=rows)
-        self._graph.register_initializer(value)
-        return value
+def _row_product(weights: DecoderWeights, product: ir.Node, operators: tuple[str, str], name: str, x: ir.Value,
+                 *residual: ir.Value) -> ir.Node:
+    """The first operator where the product's weights are of the activations' type, the second for those of 4 bits."""
+    wide = product.op_type == "MatMul"
+    rows = [weights.rows(product)] if wide else weights.int4_rows(product)
+    return _node(operators[0 if wide else 1], [x, *rows, *residual], name=name)
 
 
 def _node(op_type: str, inputs: Sequence[ir.Value], attributes: dict[str, int | float] | None = None, *,
@@ -149,24 +145,24 @@ def _angles(value: ir.Value) -> ir.Value:
     return cast.inputs[0] if cast.op_type == "Cast" else value
 
 
-def _product(value: ir.Value) -> tuple[ir.Value, ir.Value]:
+def _product(value: ir.Value) -> ir.Node:
     node = value.producer()
-    if node is None or node.op_type != "MatMul":
+    if node is None or node.op_type not in PRODUCTS:
         raise ValueError(f"{value.name} is not the plain product of activations and weights")
-    return tuple(node.inputs)
+    return node
 
 
-def _user(value: ir.Value, op_type: str) -> ir.Node:
-    found = [node for node in value.consumers() if node.op_type == op_type]
+def _user(value: ir.Value, *op_types: str) -> ir.Node:
+    found = [node for node in value.consumers() if node.op_type in op_types]
     if len(found) != 1:
-        raise ValueError(f"{value.name} goes to {len(found)} nodes {op_type}, expected one")
+        raise ValueError(f"{value.name} goes to {len(found)} nodes {' or '.join(op_types)}, expected one")
     return found[0]
 
 
-def _only_user(value: ir.Value, op_type: str) -> ir.Node:
-    node = _user(value, op_type)
+def _only_user(value: ir.Value, *op_types: str) -> ir.Node:
+    node = _user(value, *op_types)
     if len(value.consumers()) != 1:
-        raise ValueError(f"{value.name} has other users than {op_type}")
+        raise ValueError(f"{value.name} has other users than {' or '.join(op_types)}")
     return node
 
 

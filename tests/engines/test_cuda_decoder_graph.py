@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from engines.builder import build_engines
 from engines.onnxruntime.cuda_decoder_graph import use_decoder_kernels
 from engines.onnxruntime.decoder import Decoder
 from engines.onnxruntime.session import ENGINE_FILE
@@ -19,6 +20,11 @@ from tests.engines.support import make_inputs
 from tests.support.checkpoints import make_checkpoint
 from tests.support.processor_folder import add_processor_files
 
+# Rows that the kernels' order of 4-bit codes is for: 256 values, 128 in experts' down projections.
+INT4_TEXT = {"hidden_size": 256, "moe_intermediate_size": 128, "num_attention_heads": 8, "head_dim": 32,
+             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_interleaved": True,
+                                 "mrope_section": [6, 5, 5]}}
+
 
 def rewritten(build: Path) -> ir.Model:
     model = ir.load(build / "onnx/decoder.onnx")
@@ -26,23 +32,43 @@ def rewritten(build: Path) -> ir.Model:
     return model
 
 
-@pytest.fixture(scope="module")
-def engines(random_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The engines of `random_build`, the decoder's rewritten."""
-    folder = tmp_path_factory.mktemp("rewritten") / "engines"
-    shutil.copytree(random_build / "engines", folder, ignore=shutil.ignore_patterns("decoder"))
-    model = rewritten(random_build)
-    model.functions.update({function.identifier(): function for function in decoder_functions(OPSET)})
+def with_decoder(build: Path, model: ir.Model, folder: Path) -> Path:
+    """The engines of a build with another decoder."""
+    shutil.copytree(build / "engines", folder, ignore=shutil.ignore_patterns("decoder"))
     (folder / "decoder").mkdir()
     ir.save(model, folder / "decoder" / ENGINE_FILE, external_data="weights.bin")
     return folder
 
 
+def with_rewritten_decoder(build: Path, folder: Path) -> Path:
+    model = rewritten(build)
+    model.functions.update({function.identifier(): function for function in decoder_functions(OPSET)})
+    return with_decoder(build, model, folder)
+
+
+@pytest.fixture(scope="module")
+def engines(random_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The engines of `random_build`, the decoder's rewritten."""
+    return with_rewritten_decoder(random_build, tmp_path_factory.mktemp("rewritten") / "engines")
+
+
+@pytest.fixture(scope="module")
+def int4_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("int4")
+    export(add_processor_files(make_checkpoint(folder / "checkpoint", text=INT4_TEXT)), folder / "build", "int4")
+    build_engines(folder / "build")
+    return folder / "build"
+
+
+def prompt_of(build: Path):
+    """A prompt with two images, and its rows."""
+    inputs = make_inputs(build)["images"]
+    return inputs, VisionEncoder(build / "engines").encode(inputs.patches, inputs.grids)
+
+
 @pytest.fixture(scope="module")
 def prompt(random_build: Path):
-    """A prompt with two images, and its rows."""
-    inputs = make_inputs(random_build)["images"]
-    return inputs, VisionEncoder(random_build / "engines").encode(inputs.patches, inputs.grids)
+    return prompt_of(random_build)
 
 
 def logits_of(engine_dir: Path, prompt, cuts: list[int]) -> np.ndarray:
@@ -69,6 +95,33 @@ def test_logits_are_those_of_the_exported_graph(random_build: Path, engines: Pat
     np.testing.assert_allclose(logits_of(engines, prompt, cuts), expected, atol=1e-4 * np.abs(expected).max())
 
 
+def test_int4_logits_are_those_of_the_exported_graph(int4_build: Path, tmp_path: Path) -> None:
+    exported = ir.load(int4_build / "onnx/decoder.onnx")
+    for node in exported.graph:
+        if "accuracy_level" in node.attributes:  # which lets kernels round activations to 8 bits
+            node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", 0)
+    prompt = prompt_of(int4_build)
+    expected = logits_of(with_decoder(int4_build, exported, tmp_path / "exported"), prompt, [5])
+    got = logits_of(with_rewritten_decoder(int4_build, tmp_path / "rewritten"), prompt, [5])
+    np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_int4_weights_stay_codes(int4_build: Path) -> None:
+    before, after = ir.load(int4_build / "onnx/decoder.onnx"), rewritten(int4_build)
+    kinds = Counter(node.op_type for node in after.graph)
+    layers = Decoder(int4_build / "engines", 1, 8).config.text.num_hidden_layers
+    names = ("Int4RowProduct", "CachedAttention", "Int4RowProductAdd", "Int4RoutedExperts", "AddNorm")
+    assert {name: kinds[name] for name in names} == dict.fromkeys(names, layers) and kinds["RowLogits"] == 1
+    assert not {"MatMul", "MatMulNBits", "QMoE", "GroupQueryAttention"} & set(kinds)
+    codes = [sum(x.const_value.nbytes for x in model.graph.initializers.values() if x.dtype == ir.DataType.UINT8)
+             for model in (before, after)]
+    head = next(node for node in reversed(before.graph) if node.op_type == "MatMulNBits")
+    assert head.attributes["bits"].as_int() == 8
+    zero_points = sum(node.inputs[i].const_value.nbytes for node in before.graph
+                      for i in {"MatMulNBits": (3,), "QMoE": (11, 12)}.get(node.op_type, ()))
+    assert codes[1] == codes[0] - head.inputs[1].const_value.nbytes - zero_points
+
+
 def test_a_layer_is_five_nodes_and_interface_and_weights_stay(random_build: Path) -> None:
     before, after = ir.load(random_build / "onnx/decoder.onnx"), rewritten(random_build)
     config = Decoder(random_build / "engines", 1, 8).config
@@ -86,8 +139,10 @@ def test_a_layer_is_five_nodes_and_interface_and_weights_stay(random_build: Path
 
 
 @pytest.mark.parametrize(("text", "precision", "message"), [
-    ({"moe_intermediate_size": 48}, "int4", "is not the plain product of activations and weights"),
-    ({"mlp_only_layers": [1]}, "fp32", "goes to 0 nodes MoE, expected one"),
+    ({"moe_intermediate_size": 48}, "int4", "rows of 144 values cannot be packed: expected a multiple of 128"),
+    ({"moe_intermediate_size": 48}, "int8", "has weights of 8 bits, expected 4"),
+    ({"mlp_only_layers": [1]}, "fp32", "goes to 0 nodes MoE or QMoE, expected one"),
+    ({"attention_bias": True}, "fp32", "is not the plain product of activations and weights"),
 ])
 def test_what_no_operator_is_for_is_refused(tmp_path: Path, text: dict, precision: str, message: str) -> None:
     checkpoint = add_processor_files(make_checkpoint(tmp_path / "checkpoint", text=text))
