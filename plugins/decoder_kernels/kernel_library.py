@@ -13,10 +13,12 @@ _TYPES = {"float16": 1, "bfloat16": 2}  # enum Qwen3vlType
 # Arguments of each function: p a device address or stream, i an int, f a float.
 _SIGNATURES = {
     "product": "ppppiiiiip",
+    "int4_product": "pppppiiiiip",
     "decode_attention": "pppppppppiiiiiffiip",
     "prefill_attention": "pppppppppiiiiiffip",
     "router": "ppppipppiiiifip",
     "experts": "ppppppppiiiiiip",
+    "int4_experts": "ppppppppppiiiiiiip",
     "experts_prefill": "pppppppiiiiiip",
     "add_norm": "pppppiiifip",
 }

@@ -25,7 +25,7 @@ constexpr uint32_t kApiVersion = 18;  // of ONNX Runtime's C interface: the olde
   } while (false)
 
 // What an input's or output's elements are; kElement is the type that the operator is registered for.
-enum class Type { kElement, kFloat32, kInt32 };
+enum class Type { kElement, kFloat32, kInt32, kUint8 };
 
 using Shape = std::vector<int64_t>;
 
@@ -171,6 +171,7 @@ struct Operator : OrtCustomOp {
     switch (type) {
       case Type::kFloat32: return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
       case Type::kInt32: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
+      case Type::kUint8: return ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
       default: return static_cast<const Operator*>(op)->element;
     }
   }

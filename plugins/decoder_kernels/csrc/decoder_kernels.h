@@ -3,9 +3,9 @@
 // All pointers are device memory, arrays are contiguous and aligned to 16 bytes. T is float16 or bfloat16, by `type`.
 // Work is put on `stream` (a cudaStream_t) of the current device, without synchronisation or allocation, so that it can
 // be captured into a CUDA graph. A kernel may begin before the one ahead of it in the stream has ended; it then reads
-// weights, and waits for it before it touches anything else, but for `total_lengths`, `cosines`, `sines` and, in a step,
-// the cache of earlier tokens, which therefore none of these kernels in the same step may write. Each
-// function returns a cudaError_t: cudaErrorInvalidValue for sizes that no kernel was compiled for, else what the launch
+// weights, and waits for it before it touches anything else, but for `total_lengths`, `cosines`, `sines` and, in a
+// step, the cache of earlier tokens, which therefore none of these kernels in the same step may write. Each function
+// returns a cudaError_t: cudaErrorInvalidValue for sizes that no kernel was compiled for, else what the launch
 // returned.
 #pragma once
 
@@ -34,12 +34,20 @@ int qwen3vl_prefill_product(void* out, const void* x, const void* residual, cons
 // Makes what qwen3vl_prefill_product needs on the current device, which else its first call there does.
 int qwen3vl_prepare_prefill_product(void);
 
+// As qwen3vl_product, out of x's type, with weights of 4 bits: scale * (code - zero point), which `block` neighbours of
+// a row share.
+//
+// codes uint8 [rows, inner / 2], in the order of int4_order.h. blocks [rows, inner / block, 2]: scale and zero point,
+// both of type T. Sizes: inner 2048 or 4096; rows a multiple of 16; block 32, 64 or 128.
+int qwen3vl_int4_product(void* out, const void* x, const void* residual, const void* codes, const void* blocks,
+                         int tokens, int rows, int inner, int block, int type, void* stream);
+
 // Attention of one new token for each of `batch` sequences; appends its key and value to the cache.
 //
 // qkv [batch, (heads + 2 kv_heads) * 128]: queries, keys, values before norms and rotation. cosines, sines [batch, 64]:
 // of the new tokens' rotary angles; d and d + 64 turn together. keys, values [batch, kv_heads, capacity, 128]; sequence
-// b holds total_lengths[b] - 1 tokens, and the new one goes behind them. out [batch, heads * 128]. `splits`: blocks that share a sequence's key-value head, 1, 2, 4 or 8; 0 chooses. Sizes: 128 a head, 8
-// heads for each key-value head.
+// b holds total_lengths[b] - 1 tokens, and the new one goes behind them. out [batch, heads * 128]. `splits`: blocks
+// that share a sequence's key-value head, 1, 2, 4 or 8; 0 chooses. Sizes: 128 a head, 8 heads for each key-value head.
 int qwen3vl_decode_attention(void* out, const void* qkv, const void* query_norm, const void* key_norm,
                              const float* cosines, const float* sines, void* keys, void* values,
                              const int32_t* total_lengths, int batch, int heads, int kv_heads, int head_size,
@@ -47,9 +55,9 @@ int qwen3vl_decode_attention(void* out, const void* qkv, const void* query_norm,
 
 // Attention of a chunk of `tokens` new tokens of one sequence; appends their keys and values to the cache.
 //
-// As qwen3vl_decode_attention, but for: qkv [tokens, ...], cosines, sines [tokens, 64], out [tokens, heads * 128]; keys,
-// values [kv_heads, capacity, 128]; total_length int32 [1], at least `tokens` and at most `capacity`. scale is positive.
-// For compute capability 9.0 alone.
+// As qwen3vl_decode_attention, but for: qkv [tokens, ...], cosines, sines [tokens, 64], out [tokens, heads * 128];
+// keys, values [kv_heads, capacity, 128]; total_length int32 [1], at least `tokens` and at most `capacity`. scale is
+// positive. For compute capability 9.0 alone.
 int qwen3vl_prefill_attention(void* out, const void* qkv, const void* query_norm, const void* key_norm,
                               const float* cosines, const float* sines, void* keys, void* values,
                               const int32_t* total_length, int tokens, int heads, int kv_heads, int head_size,
@@ -81,6 +89,14 @@ int qwen3vl_experts_prefill(float* y, void* workspace, const void* x, const int3
                             const float* chosen_weights, const void* gate_up, const void* down, int tokens, int k,
                             int experts, int hidden, int inner, int type, void* stream);
 size_t qwen3vl_experts_prefill_workspace(int tokens, int k);
+
+// As qwen3vl_experts, with weights of 4 bits as in qwen3vl_int4_product: gate_up uint8 [experts, 2 * inner, hidden /
+// 2], gate_up_blocks [experts, 2 * inner, hidden / block, 2], down uint8 [experts, hidden, inner / 2], down_blocks
+// [experts, hidden, inner / block, 2].
+int qwen3vl_int4_experts(float* y, void* activations, int32_t* counters, const void* x, const int32_t* chosen,
+                         const float* chosen_weights, const void* gate_up, const void* gate_up_blocks,
+                         const void* down, const void* down_blocks, int tokens, int k, int experts, int hidden,
+                         int inner, int block, int type, void* stream);
 
 // total [tokens, hidden] = h + sum over k of y [tokens, k, hidden]; normed [tokens, hidden] = rms_norm(total). `total`
 // may be `h`; with k = 0 it is h and not written. Sizes: hidden 2048.

@@ -4,6 +4,7 @@
 // sequence, for which attention and experts have other kernels.
 #include "decoder_kernels.h"
 #include "decoder_operator.h"
+#include "int4_operators.h"
 #include "routed_experts_operator.h"
 
 namespace qwen3vl {
@@ -197,5 +198,6 @@ class CachedAttention : public DecoderKernel {
 
 extern "C" OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   using namespace qwen3vl;
-  return register_kernels<RowProduct, RowProductAdd, RowLogits, AddNorm, RoutedExperts, CachedAttention>(options, base);
+  return register_kernels<RowProduct, RowProductAdd, RowLogits, AddNorm, RoutedExperts, CachedAttention, Int4RowProduct,
+                          Int4RowProductAdd, Int4RoutedExperts>(options, base);
 }

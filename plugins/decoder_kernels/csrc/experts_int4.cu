@@ -1,0 +1,33 @@
+// The chosen experts of each token, weights of 4 bits.
+#include "decoder_kernels.h"
+#include "experts.cuh"
+#include "int4_rows.cuh"
+
+namespace qwen3vl {
+namespace {
+
+template <typename T>
+cudaError_t dispatch_block(const ExpertArguments& arguments, int block, cudaStream_t stream) {
+  if (block == 128) return dispatch_experts<Int4Rows<T, 128>>(arguments, stream);
+  if (block == 64) return dispatch_experts<Int4Rows<T, 64>>(arguments, stream);
+  if (block == 32) return dispatch_experts<Int4Rows<T, 32>>(arguments, stream);
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace
+}  // namespace qwen3vl
+
+int qwen3vl_int4_experts(float* y, void* activations, int32_t* counters, const void* x, const int32_t* chosen,
+                         const float* chosen_weights, const void* gate_up, const void* gate_up_blocks,
+                         const void* down, const void* down_blocks, int tokens, int k, int experts, int hidden,
+                         int inner, int block, int type, void* stream) {
+  using namespace qwen3vl;
+  const bool known = experts <= kMaxExperts && hidden == kHidden && inner == kInner;
+  if (tokens < 1 || k < 1 || !known) return cudaErrorInvalidValue;
+  const ExpertArguments arguments{y, activations, counters, x, chosen, chosen_weights, gate_up, down, tokens, k,
+                                  gate_up_blocks, down_blocks};
+  const auto on = static_cast<cudaStream_t>(stream);
+  if (type == QWEN3VL_BFLOAT16) return dispatch_block<__nv_bfloat16>(arguments, block, on);
+  if (type == QWEN3VL_FLOAT16) return dispatch_block<__half>(arguments, block, on);
+  return cudaErrorInvalidValue;
+}

@@ -1,0 +1,147 @@
+// Products and experts with weights of 4 bits. A chunk of a prompt goes through the kernels of a step, in pieces.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+
+#include "decoder_operator.h"
+
+namespace qwen3vl {
+
+class Int4Product : public DecoderKernel {
+ public:
+  using DecoderKernel::DecoderKernel;
+
+ protected:
+  OrtStatus* product(const Call& call, const Tensor& x, const Tensor& codes, const Tensor& blocks,
+                     const Tensor* residual) const {
+    const Rows rows(x);
+    const int64_t count = codes.shape.empty() ? 0 : codes.shape[0];
+    const int64_t groups = blocks.shape.size() == 3 ? blocks.shape[1] : 0;
+    if (codes.shape != Shape{count, rows.width / 2} || blocks.shape != Shape{count, groups, 2} || groups == 0 ||
+        rows.width % groups != 0) {
+      return call.error("x " + text(x.shape) + " does not go with codes " + text(codes.shape) + " and blocks " +
+                        text(blocks.shape));
+    }
+    Shape shape = x.shape;
+    shape.back() = count;
+    if (residual != nullptr && residual->shape != shape) {
+      return call.error("residual " + text(residual->shape) + " is not of the product's shape " + text(shape));
+    }
+    void *out = nullptr, *stream = nullptr;
+    QWEN3VL_RETURN_IF_ERROR(call.output(0, shape, &out));
+    QWEN3VL_RETURN_IF_ERROR(call.stream(&stream));
+    if (rows.count == 0) return nullptr;
+    return call.launched(
+        qwen3vl_int4_product(out, x.data, residual == nullptr ? nullptr : residual->data, codes.data, blocks.data,
+                             static_cast<int>(rows.count), static_cast<int>(count), static_cast<int>(rows.width),
+                             static_cast<int>(rows.width / groups), type_, stream),
+        {&x, &codes, &blocks});
+  }
+};
+
+class Int4RowProduct : public Int4Product {
+ public:
+  static constexpr char kName[] = "Int4RowProduct";
+  static constexpr Type kInputs[] = {Type::kElement, Type::kUint8, Type::kElement}, kOutputs[] = {Type::kElement};
+  using Int4Product::Int4Product;
+
+  OrtStatus* compute(const Call& call) const {
+    Tensor x, codes, blocks;
+    QWEN3VL_RETURN_IF_ERROR(call.inputs({&x, &codes, &blocks}));
+    return product(call, x, codes, blocks, nullptr);
+  }
+};
+
+class Int4RowProductAdd : public Int4Product {
+ public:
+  static constexpr char kName[] = "Int4RowProductAdd";
+  static constexpr Type kInputs[] = {Type::kElement, Type::kUint8, Type::kElement, Type::kElement};
+  static constexpr Type kOutputs[] = {Type::kElement};
+  using Int4Product::Int4Product;
+
+  OrtStatus* compute(const Call& call) const {
+    Tensor x, codes, blocks, residual;
+    QWEN3VL_RETURN_IF_ERROR(call.inputs({&x, &codes, &blocks, &residual}));
+    return product(call, x, codes, blocks, &residual);
+  }
+};
+
+class Int4RoutedExperts : public DecoderKernel {
+ public:
+  static constexpr char kName[] = "Int4RoutedExperts";
+  static constexpr Type kInputs[] = {Type::kElement, Type::kElement, Type::kElement, Type::kUint8,
+                                     Type::kElement, Type::kUint8,   Type::kElement};
+  static constexpr Type kOutputs[] = {Type::kFloat32};
+  using DecoderKernel::DecoderKernel;
+
+  OrtStatus* initialise(const OrtKernelInfo* info) {
+    QWEN3VL_RETURN_IF_ERROR(DecoderKernel::initialise(info));
+    QWEN3VL_RETURN_IF_ERROR(read(info, "k", k_));
+    if (k_ < 1 || k_ > kPairs) return api_->CreateStatus(ORT_INVALID_ARGUMENT, "Int4RoutedExperts: k is out of range");
+    return read(info, "epsilon", epsilon_);
+  }
+
+  OrtStatus* compute(const Call& call) const {
+    Tensor h, norm, router, gate_up, gate_up_blocks, down, down_blocks;
+    QWEN3VL_RETURN_IF_ERROR(call.inputs({&h, &norm, &router, &gate_up, &gate_up_blocks, &down, &down_blocks}));
+    const Rows rows(h);
+    const int64_t hidden = rows.width, experts = router.shape.empty() ? 0 : router.shape[0];
+    const int64_t inner = down.shape.size() == 3 ? 2 * down.shape[2] : 0;
+    const int64_t groups = gate_up_blocks.shape.size() == 4 ? gate_up_blocks.shape[2] : 0;
+    const int64_t block = groups > 0 ? hidden / groups : 0;
+    if (norm.shape != Shape{hidden} || router.shape != Shape{experts, hidden} || block == 0 ||
+        gate_up.shape != Shape{experts, 2 * inner, hidden / 2} || down.shape != Shape{experts, hidden, inner / 2} ||
+        gate_up_blocks.shape != Shape{experts, 2 * inner, hidden / block, 2} ||
+        down_blocks.shape != Shape{experts, hidden, inner / block, 2}) {
+      return call.error("h " + text(h.shape) + " does not go with norm " + text(norm.shape) + ", router " +
+                        text(router.shape) + ", gate_up " + text(gate_up.shape) + " and its blocks " +
+                        text(gate_up_blocks.shape) + ", down " + text(down.shape) + " and its blocks " +
+                        text(down_blocks.shape));
+    }
+    Shape shape = h.shape;
+    shape.insert(shape.end() - 1, k_);
+    void *out = nullptr, *stream = nullptr;
+    QWEN3VL_RETURN_IF_ERROR(call.output(0, shape, &out));
+    QWEN3VL_RETURN_IF_ERROR(call.stream(&stream));
+    if (rows.count == 0) return nullptr;
+
+    constexpr int64_t kElementBytes = 2;
+    const int64_t tokens_at_once = kPairs / k_, pairs = rows.count * k_;
+    const int64_t calls = (rows.count + tokens_at_once - 1) / tokens_at_once;
+    const Scratch normed(allocator_, rows.count * hidden * kElementBytes), chosen(allocator_, pairs * sizeof(int32_t));
+    const Scratch weights(allocator_, pairs * sizeof(float)), counters(allocator_, calls * kCounters * sizeof(int32_t));
+    const Scratch activations(allocator_, std::min(rows.count, tokens_at_once) * k_ * inner * kElementBytes);
+    for (const Scratch* scratch : {&normed, &chosen, &weights, &counters, &activations}) {
+      if (scratch->data() == nullptr) return call.error("no GPU memory for " + std::to_string(rows.count) + " tokens");
+    }
+    auto* counted = static_cast<int32_t*>(counters.data());
+    const auto* routed = static_cast<const int32_t*>(chosen.data());
+    const auto* factors = static_cast<const float*>(weights.data());
+    int status = qwen3vl_router(normed.data(), static_cast<int32_t*>(chosen.data()), static_cast<float*>(weights.data()),
+                                counted, static_cast<int>(calls * kCounters), h.data, norm.data, router.data,
+                                static_cast<int>(rows.count), static_cast<int>(hidden), static_cast<int>(experts), k_,
+                                epsilon_, type_, stream);
+    for (int64_t index = 0; index < calls && status == 0; ++index) {
+      const int64_t first = index * tokens_at_once, count = std::min(tokens_at_once, rows.count - first);
+      status = qwen3vl_int4_experts(
+          static_cast<float*>(out) + first * k_ * hidden, activations.data(), counted + index * kCounters,
+          static_cast<const char*>(normed.data()) + first * hidden * kElementBytes, routed + first * k_,
+          factors + first * k_, gate_up.data, gate_up_blocks.data, down.data, down_blocks.data, static_cast<int>(count),
+          k_, static_cast<int>(experts), static_cast<int>(hidden), static_cast<int>(inner), static_cast<int>(block),
+          type_, stream);
+    }
+    return call.launched(status, {&h, &gate_up, &gate_up_blocks});
+  }
+
+ private:
+  // Of one call of the experts' kernel.
+  static constexpr int kCounters = 256;
+  static constexpr int64_t kPairs = 2048;
+
+  int k_ = 0;
+  float epsilon_ = 0.f;
+};
+
+}  // namespace qwen3vl

@@ -1,0 +1,164 @@
+// Weight rows of 4 bits: codes in the order of int4_order.h, and for each block of k a scale and a zero point.
+//
+// weight = scale * (code - zero point). The tensor cores multiply the codes c themselves, as the exact numbers o + c that
+// int4_order.h makes of them. Of a block, sum(weight x) = scale * (sum((o + c) x) - (o + zero point) * sum(x)): the sum of
+// a token's x is taken once and serves all rows, and scales are applied in float32 to sums, not to weights.
+#pragma once
+
+#include "fragments.cuh"
+#include "int4_order.h"
+#include "weight_stream.cuh"
+
+namespace qwen3vl {
+
+template <typename T>
+struct Codes;
+
+template <>
+struct Codes<__nv_bfloat16> {
+  static constexpr float kOffset = kBfloat16CodeOffset;
+  static __device__ __forceinline__ uint4 widen(std::uint32_t word) {
+    return {bfloat16_codes(word, 0), bfloat16_codes(word, 1), bfloat16_codes(word, 2), bfloat16_codes(word, 3)};
+  }
+};
+
+template <>
+struct Codes<__half> {
+  static constexpr float kOffset = kFloat16CodeOffset;
+  static __device__ __forceinline__ uint4 widen(std::uint32_t word) {
+    return {float16_codes(word, 0), float16_codes(word, 1), float16_codes(word, 2), float16_codes(word, 3)};
+  }
+};
+
+// kBlock: values that share a scale and a zero point. Behind a stage's rows come these, two elements for each block, in
+// the order of the rows.
+template <typename T, int kBlock>
+struct Int4Rows {
+  using Value = T;
+  static constexpr int kRowTiles = 2;
+  static QWEN3VL_HOST_DEVICE constexpr int row_bytes(int inner) { return inner / 2; }
+  static QWEN3VL_HOST_DEVICE constexpr int extra_bytes(int inner) { return inner / kBlock * 4; }
+
+  template <int kHalves>
+  struct Sums {
+    float2 of[kRowTiles * kHalves] = {};
+    __device__ __forceinline__ float2 pair(int i) const { return of[i]; }
+  };
+
+  // Of each half tile's tokens, token l / 4 in lane l: the sum of x over each segment of the warp's part of k.
+  template <int kHalves, int kSlice>
+  struct TokenSums {
+    static constexpr int kSegment = segment_of(kSlice, kBlock), kRuns = kSegment / 32;
+    float of[kHalves][kSlice / kSegment];
+
+    // Called by whole warps.
+    __device__ __forceinline__ void take(const uint4 (&tokens)[kHalves][kSlice / 32]) {
+#pragma unroll
+      for (int half = 0; half < kHalves; ++half) {
+#pragma unroll
+        for (int segment = 0; segment < kSlice / kSegment; ++segment) {
+          float sum = 0.f;
+#pragma unroll
+          for (int i = 0; i < kRuns; ++i) sum += sum_of(tokens[half][segment * kRuns + i]);
+          sum += __shfl_xor_sync(~0u, sum, 1);
+          sum += __shfl_xor_sync(~0u, sum, 2);
+          of[half][segment] = sum;
+        }
+      }
+    }
+  };
+
+  // As WideRows::multiply; 8 rows of each of kRowTiles tiles, half of them in each piece.
+  template <int kInner, int kPieceRows, typename Stream, int kHalves, int kAllRuns>
+  static __device__ __forceinline__ void multiply(Stream& stream, Sums<kHalves>& sums,
+                                                  const uint4 (&tokens)[kHalves][kAllRuns],
+                                                  const TokenSums<kHalves, kAllRuns * 32>& token_sums, int first_row,
+                                                  int first_k, int lane) {
+    constexpr int kSlice = kAllRuns * 32, kAtOnce = kSlice < 256 ? kSlice : 256;  // k that registers have room for
+    constexpr int kSegment = TokenSums<kHalves, kSlice>::kSegment, kRuns = kSegment / 32;
+    constexpr int kRowBytes = row_bytes(kInner), kBlocks = kInner / kBlock, kRowsOfTile = kRowTile / 2;
+    constexpr int kTokenTiles = kHalves > 1 ? kHalves / 2 : 1;
+    static_assert(kInner % kCodeGroup == 0 && kSlice % kAtOnce == 0 && kAtOnce % kSegment == 0 && kSegment <= kBlock);
+    const int q = lane % 4;
+    const std::uint8_t* codes = stream.rows() + row_offset(kPieceRows * kRowBytes, kRowBytes, first_row, lane / 4);
+    const auto* blocks = reinterpret_cast<const std::uint32_t*>(stream.extra()) + (first_row + q) * kBlocks;
+#pragma unroll
+    for (int part = 0; part < kSlice; part += kAtOnce) {
+      std::uint32_t words[kRowTiles][kAtOnce / 32];
+#pragma unroll
+      for (int tile = 0; tile < kRowTiles; ++tile) {
+        load<kAtOnce>(words[tile], codes + tile * kRowsOfTile * kRowBytes, first_k + part, q);
+      }
+#pragma unroll
+      for (int start = 0; start < kAtOnce; start += kSegment) {
+        float d[kRowTiles][kTokenTiles][2][4] = {};
+#pragma unroll
+        for (int i = 0; i < kRuns; ++i) {
+          const int run = start / 32 + i, token_run = part / 32 + run;
+#pragma unroll
+          for (int tile = 0; tile < kRowTiles; ++tile) {
+            const uint4 weights = Codes<T>::widen(words[tile][run]);
+#pragma unroll
+            for (int m = 0; m < kTokenTiles; ++m) {
+              const uint4 low = tokens[kHalves > 1 ? 2 * m : 0][token_run];
+              const uint4 high = kHalves > 1 ? tokens[kHalves > 1 ? 2 * m + 1 : 0][token_run] : uint4{};
+              multiply_32<T>(d[tile][m][0], d[tile][m][1], low, high, weights);
+            }
+          }
+        }
+        // D's lanes have the fragment's rows 2 q and 2 q + 1: row q of the first piece and of the second.
+        const std::uint32_t* block = blocks + (first_k + part + start) / kBlock;
+#pragma unroll
+        for (int tile = 0; tile < kRowTiles; ++tile) {
+          const float2 first = Element<T>::unpack(block[tile * kRowsOfTile * kBlocks]);
+          const float2 second = Element<T>::unpack(block[(kPieceRows + tile * kRowsOfTile) * kBlocks]);
+#pragma unroll
+          for (int half = 0; half < kHalves; ++half) {
+            const auto& [even, odd] = d[tile][half / 2];
+            const int at = half % 2 * 2;
+            const float x = token_sums.of[half][(part + start) / kSegment];
+            float2& sum = sums.of[tile * kHalves + half];
+            sum.x += first.x * (even[at] + odd[at] - (Codes<T>::kOffset + first.y) * x);
+            sum.y += second.x * (even[at + 1] + odd[at + 1] - (Codes<T>::kOffset + second.y) * x);
+          }
+        }
+      }
+    }
+    stream.give_back();
+    stream.refill();
+  }
+
+ private:
+  static __device__ __forceinline__ float sum_of(const uint4& x) {
+    const float2 a = Element<T>::unpack(x.x), b = Element<T>::unpack(x.y);
+    const float2 c = Element<T>::unpack(x.z), d = Element<T>::unpack(x.w);
+    return ((a.x + a.y) + (b.x + b.y)) + ((c.x + c.y) + (d.x + d.y));
+  }
+
+  // The lane's words of one row for the runs of kCount k from first_k on.
+  template <int kCount>
+  static __device__ __forceinline__ void load(std::uint32_t (&words)[kCount / 32], const std::uint8_t* row, int first_k,
+                                              int q) {
+    if constexpr (kCount % kCodeGroup == 0) {  // first_k is a multiple of that too
+      const std::uint8_t* own = row + lane_codes(first_k, q);
+#pragma unroll
+      for (int i = 0; i < kCount / 128; ++i) {
+        const uint4 four = *reinterpret_cast<const uint4*>(own + i * (kCodeGroup / 2));
+        words[4 * i] = four.x;
+        words[4 * i + 1] = four.y;
+        words[4 * i + 2] = four.z;
+        words[4 * i + 3] = four.w;
+      }
+    } else {
+      static_assert(kCount % 64 == 0);
+#pragma unroll
+      for (int i = 0; i < kCount / 64; ++i) {
+        const uint2 two = *reinterpret_cast<const uint2*>(row + lane_codes(first_k + 64 * i, q));
+        words[2 * i] = two.x;
+        words[2 * i + 1] = two.y;
+      }
+    }
+  }
+};
+
+}  // namespace qwen3vl
