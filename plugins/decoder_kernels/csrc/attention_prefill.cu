@@ -13,6 +13,7 @@ namespace {
 
 // Of 64 K registers: 168 a thread at the start; what the loading warpgroup gives back goes to the others.
 constexpr int kLoaderRegisters = 32, kAttendRegisters = 232;
+static_assert(sizeof(PrefillShared) <= 227 * 1024, "more shared memory than a block of compute capability 9.0 may have");
 
 struct AppendArguments {
   void* keys;                         // T [kv_heads, capacity, 128]

@@ -11,7 +11,7 @@
 
 namespace qwen3vl {
 
-constexpr int kPrefillStages = 2;  // key tiles, and value tiles, on their way
+constexpr int kPrefillStages = 3;  // key tiles, and value tiles, on their way
 constexpr int kPrefillThreads = (kGroups + 1) * kWarpgroup;
 constexpr int kPrefillArrivals = kGroups * kWarpgroup / kWarp;  // one lane of each attending warp
 
@@ -158,7 +158,7 @@ struct PrefillAttention {
     Ring<kPrefillStages> before = ring;
     for (int tile = 1; tile < tiles.count; ++tile, before = ring) {
       ring = ring.next();
-      barrier_wait(&shared.key_full[ring.stage], ring.parity);
+      if (tile == 1) barrier_wait(&shared.key_full[ring.stage], ring.parity);
       rows.multiply_keys(queries(), keys(ring.stage));
       barrier_wait(&shared.value_full[before.stage], before.parity);
       rows.multiply_values(values(before.stage));
@@ -167,6 +167,9 @@ struct PrefillAttention {
       release(shared.key_empty[ring.stage]);
       if (tile >= tiles.unmasked) mask(tile);
       rows.exponentiate(scale, correction);
+      // Waits here for the keys of the next round: without a branch ptxas moves the exponentials below the next line.
+      const Ring<kPrefillStages> after = ring.next();
+      if (tile + 1 < tiles.count) barrier_wait(&shared.key_full[after.stage], after.parity);
       mma_wait<0>();
       rows.settle_mixed();
       release(shared.value_empty[before.stage]);
