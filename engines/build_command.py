@@ -20,9 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("build", type=Path, help="a folder written by `qwen3vl export`")
     parser.add_argument("--target", choices=TARGETS, default="cpu", help="what the engines run on (default: cpu)")
     parser.add_argument("--engine", choices=ENGINES, action="append", help="make only this engine (default: both)")
-    cuda = parser.add_argument_group("target cuda: the vision encoder")
+    cuda = parser.add_argument_group("target cuda")
     cuda.add_argument("--vision-kernels", type=Path, metavar="LIBRARY",
                       help="library of plugins/vision_kernels, for Hopper GPUs (default: ONNX Runtime's own operators)")
+    cuda.add_argument("--decoder-kernels", type=Path, metavar="LIBRARY",
+                      help="operator library of plugins/decoder_kernels, for Hopper GPUs and the shapes of "
+                           "Qwen3-VL-30B-A3B (default: ONNX Runtime's own operators)")
     tensorrt = parser.add_argument_group("targets tensorrt and trtllm: the vision encoder")
     tensorrt.add_argument("--flavour", choices=list(FLAVOURS), default="tensorrt",
                           help="TensorRT for this machine's GPU, or TensorRT for RTX, which needs none to build "
@@ -61,6 +64,6 @@ def run(args: argparse.Namespace) -> int:
     tensorrt = TensorRTOptions(args.flavour, args.compute_capability, args.max_image_pixels, args.max_frames)
     trtllm = TrtllmBuildOptions(args.plugin, args.max_batch, args.max_num_tokens, args.max_visual_tokens,
                                 args.prompt_tokens, args.context_logits)
-    cuda = CudaBuildOptions(args.vision_kernels)
+    cuda = CudaBuildOptions(args.vision_kernels, args.decoder_kernels)
     build_engines(args.build, args.target, args.engine or ENGINES, tensorrt, trtllm, cuda)
     return 0

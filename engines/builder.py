@@ -9,6 +9,7 @@ from pathlib import Path
 from engines.description import EngineDescription
 from engines.onnxruntime.build import build_engine
 from engines.onnxruntime.cuda_build import CudaBuildOptions, build_cuda_vision_engine
+from engines.onnxruntime.cuda_decoder_build import build_cuda_decoder
 from engines.tensorrt.build import TensorRTOptions, build_vision_engine
 from engines.trtllm.build import build_decoder
 from engines.trtllm.options import TrtllmBuildOptions
@@ -27,12 +28,12 @@ def build_engines(folder: Path, target: str = "cpu", engines: Sequence[str] = EN
 
     Args:
         folder: the build folder.
-        target: what the engines run on. With `cuda` and `tensorrt`, the decoder's stays that of ONNX Runtime on the
-            CPU; with `trtllm`, the vision encoder's is TensorRT's.
+        target: what the engines run on. With `tensorrt`, the decoder's stays that of ONNX Runtime on the CPU; with
+            `trtllm`, the vision encoder's is TensorRT's.
         engines: which of `ENGINES` to make.
         tensorrt: how to build the vision encoder for the targets `tensorrt` and `trtllm`.
         trtllm: how to build the decoder for the target `trtllm`.
-        cuda: how to build the vision encoder for the target `cuda`.
+        cuda: how to build both for the target `cuda`.
 
     Raises:
         ArtifactError: there is no export in the folder, or an engine cannot be built.
@@ -60,10 +61,11 @@ def _build_engine(build: BuildFolder, name: str, target: str, tensorrt: TensorRT
         return build_decoder(build, trtllm)
     if name == "vision_encoder":
         build.manifest.pop("tensorrt", None)
-        if target == "cuda":
-            return build_cuda_vision_engine(build, cuda)
+    if target == "cuda":
+        return (build_cuda_vision_engine(build, cuda) if name == "vision_encoder" else
+                build_cuda_decoder(build, cuda.decoder_kernels))
     if build.manifest["precision"] == "bf16":
         raise ArtifactError(f"ONNX Runtime has no bf16 kernels for the CPU, so engines/{name} cannot be made here: "
-                            "export with --precision fp32 or fp16, or make the vision encoder's engine alone with "
-                            "--target cuda or tensorrt and --engine vision_encoder")
+                            "export with --precision fp32 or fp16, build with --target cuda, or make the vision "
+                            "encoder's engine alone with --target tensorrt and --engine vision_encoder")
     return build_engine(build, name)

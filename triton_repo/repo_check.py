@@ -9,6 +9,7 @@ from tritonclient.grpc.model_config_pb2 import TYPE_INVALID
 from tritonclient.grpc.model_config_pb2 import ModelConfig as TritonConfig
 
 from engines.description import EngineDescription
+from engines.onnxruntime import cuda_record
 from engines.onnxruntime.session import ENGINE_FILE
 from engines.tensorrt import record as tensorrt_record
 from engines.trtllm import record as trtllm_record
@@ -140,8 +141,11 @@ def _check_build(role: Role, build: BuildPaths, configs: dict[str, TritonConfig]
 def _engine_files(folder: Path) -> list[Path]:
     if (folder / trtllm_record.RECORD_FILE).is_file():
         return engine_files(folder, trtllm_record.TrtllmRecord.load(folder))
-    name = tensorrt_record.ENGINE_FILE if (folder / tensorrt_record.RECORD_FILE).is_file() else ENGINE_FILE
-    return [folder / name]
+    if (folder / tensorrt_record.RECORD_FILE).is_file():
+        return [folder / tensorrt_record.ENGINE_FILE]
+    if (folder / cuda_record.RECORD_FILE).is_file() and cuda_record.CudaDecoderRecord.load(folder).kernels:
+        return [folder / ENGINE_FILE, folder / cuda_record.LIBRARY_FILE]
+    return [folder / ENGINE_FILE]
 
 
 def _check_rows(role: Role, model: str, found: TritonConfig, build: BuildPaths,

@@ -21,6 +21,7 @@ from qwen3vl.errors import Qwen3VLError
 from triton_repo import die_with_parent
 from triton_repo.build_paths import BuildPaths
 from triton_repo.gpu_arguments import gpu_arguments
+from triton_repo.gpu_memory import require_memory
 from triton_repo.repo_check import require_sound
 from triton_repo.roles import Role
 from triton_repo.server_binary import find_server
@@ -88,13 +89,15 @@ class TritonServer:
         role: which of the build's repositories to serve.
 
     Raises:
-        ArtifactError: the repository is not sound, or there is no server that can run it.
+        ArtifactError: the repository is not sound, its decoder does not fit the GPU, or there is no server that can
+            run it.
     """
 
     def __init__(self, build: Path, server: str | None = None, endpoints: Endpoints | None = None,
                  log: Path | None = None, role: Role = Role.BOTH) -> None:
         paths = BuildPaths(build.absolute())
         require_sound(repository := paths.repository(role))
+        require_memory(paths, role)
         _remove_leftovers()
         self._runtime = Path(tempfile.mkdtemp(prefix=f"{RUNTIME_PREFIX}{os.getpid()}-"))
         try:

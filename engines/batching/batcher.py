@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from engines.batching.prefill import Chunk, PrefillScheduler, PrefillSettings
 from engines.batching.request import BatcherStats, GenerationRequest, OnOutput, Ticket
 from engines.batching.sequence import Sequence
 from engines.batching.slots import Slots
-from engines.onnxruntime.decoder import Decoder
+from engines.onnxruntime.open_decoder import StepDecoder, open_decoder
 from qwen3vl.errors import Qwen3VLError
 from qwen3vl.limits import Limits
 from qwen3vl.tokenizer import Tokenizer
@@ -35,23 +36,31 @@ class Batcher:
         limits: prompt length, total length (a slot's capacity) and queue length.
         slots: requests served at the same time.
         prefill: how long prompts may hold up running requests.
-        threads: compute threads of the engine; by default one for each core.
+        threads: compute threads of an engine for the CPU; by default one for each core.
+        device: what runs an engine for a GPU; see `open_decoder`.
+
+    Attributes:
+        decoder: what runs; others may use it while there are no requests.
+
+    Raises:
+        ArtifactError: as `open_decoder`.
     """
 
     def __init__(self, engine_dir: Path, limits: Limits, slots: int, prefill: PrefillSettings | None = None,
-                 threads: int | None = None):
+                 threads: int | None = None, device: str = "cuda"):
         tokenizer = Tokenizer.from_checkpoint(engine_dir.parent / "processor")
         self._token_bytes, self._eos_token_ids = tokenizer.token_bytes, frozenset(tokenizer.eos_token_ids)
-        self._decoder = Decoder(engine_dir, slots, limits.total_tokens, threads)
-        self._config, self._limits = self._decoder.config, limits
+        self._limits = limits
         self._scheduler: PrefillScheduler[Sequence] = PrefillScheduler(prefill or PrefillSettings(), slots)
-        self._slots: Slots[Sequence] = Slots(slots, self._decoder.move_slot)
         self._counts: Counter[str] = Counter()
         # Guards scheduler, slots and counts, which this thread changes and others look at.
         self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._loop, name="batcher", daemon=True)
+        opened: Future[StepDecoder] = Future()
+        arguments = (opened, engine_dir, slots, limits.total_tokens, threads, device)
+        self._thread = threading.Thread(target=self._run, name="batcher", daemon=True, args=arguments)
         self._thread.start()
+        self._config = opened.result().config
 
     def submit(self, request: GenerationRequest, on_output: OnOutput) -> Ticket:
         """Queue a request.
@@ -67,7 +76,7 @@ class Batcher:
         """
         require_valid(request, self._config, self._limits)
         ticket = Ticket()
-        answer = Answer(request, on_output, ticket, self._token_bytes, self._eos_token_ids, self._decoder.capacity)
+        answer = Answer(request, on_output, ticket, self._token_bytes, self._eos_token_ids, self.decoder.capacity)
         sequence = Sequence(answer, self._config.text.vocab_size)
         with self._changed:
             if self._closed:
@@ -88,6 +97,17 @@ class Batcher:
             self._closed = True
             self._changed.notify()
         self._thread.join()
+
+    def _run(self, opened: Future[StepDecoder], *arguments) -> None:
+        """Open the decoder, then serve: CUDA graphs belong to the thread that captured them."""
+        try:
+            self.decoder = open_decoder(*arguments)
+        except BaseException as error:
+            opened.set_exception(error)
+            return
+        self._slots: Slots[Sequence] = Slots(self.decoder.slots, self.decoder.move_slot)
+        opened.set_result(self.decoder)
+        self._loop()
 
     def _loop(self) -> None:
         step_seconds = 0.0
@@ -133,7 +153,7 @@ class Batcher:
         sequence, request, start = chunk.prompt, chunk.prompt.request, chunk.prompt.cached
         end = start + chunk.tokens
         last = np.array([chunk.tokens - 1] if end == len(request.token_ids) else [], np.int32)
-        logits = self._decoder.prefill(sequence.slot, request.token_ids[start:end], request.position_ids[:, start:end],
+        logits = self.decoder.prefill(sequence.slot, request.token_ids[start:end], request.position_ids[:, start:end],
                                        request.visual_rows, start, last)
         sequence.cached = end
         self._count(prompt_tokens=chunk.tokens)
@@ -152,7 +172,7 @@ class Batcher:
             return 0.0
         tokens, positions, lengths = (np.array(values, np.int32) for values in zip(
             *((s.last_token, s.next_position, s.cached + 1) for s in running), strict=True))
-        logits = self._decoder.decode(tokens, positions, lengths)
+        logits = self.decoder.decode(tokens, positions, lengths)
         self._count(decode_steps=1)
         for sequence in running:  # All of them first: one that leaves moves another, with all that it has cached.
             sequence.cached += 1

@@ -11,7 +11,6 @@ import numpy as np
 from engines.batching.batcher import Batcher
 from engines.batching.request import GenerationRequest
 from engines.description import EngineDescription
-from engines.onnxruntime.decoder import Decoder
 from qwen3vl.limits import Limits
 
 
@@ -30,25 +29,21 @@ class CheckedDecoder(Protocol):
         """Free the engine."""
 
 
-def checked_decoder(build: Path, limits: Limits, longest: int) -> CheckedDecoder:
-    """The decoder of a build.
-
-    Args:
-        longest: tokens of the longest prompt.
-    """
+def checked_decoder(build: Path, limits: Limits) -> CheckedDecoder:
+    """The decoder of a build."""
     if EngineDescription.load(build / "engines").target == "trtllm":
         from engines.trtllm.executor.checked_decoder import TrtllmDecoder
 
         return TrtllmDecoder(build)
-    return OnnxRuntimeDecoder(build, limits, longest)
+    return OnnxRuntimeDecoder(build, limits)
 
 
 class OnnxRuntimeDecoder:
     chunk_tokens = 16
 
-    def __init__(self, build: Path, limits: Limits, longest: int):
-        self._decoder = Decoder(build / "engines", slots=1, capacity=longest)
+    def __init__(self, build: Path, limits: Limits):
         self._batcher = Batcher(build / "engines", limits, slots=2)
+        self._decoder = self._batcher.decoder  # free between two answers
 
     def prefill(self, request: GenerationRequest, chunked: bool = False) -> np.ndarray:
         length, logits = len(request.token_ids), []

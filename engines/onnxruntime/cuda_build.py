@@ -1,4 +1,4 @@
-"""The vision encoder's graph to an engine for ONNX Runtime on a GPU."""
+"""The vision encoder's graph to an engine for ONNX Runtime on a GPU, and options for both engines."""
 
 from __future__ import annotations
 
@@ -30,9 +30,11 @@ class CudaBuildOptions:
 
     Attributes:
         vision_kernels: the library of plugins/vision_kernels; None to use ONNX Runtime's own operators alone.
+        decoder_kernels: that of plugins/decoder_kernels, alike.
     """
 
     vision_kernels: Path | None = None
+    decoder_kernels: Path | None = None
 
 
 def build_cuda_vision_engine(build: BuildFolder, options: CudaBuildOptions) -> bool:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import onnxruntime
 
-from engines.onnxruntime.session import ENGINE_FILE, session_options
+from engines.onnxruntime.session import ENGINE_FILE, load_session, session_options
 from qwen3vl.errors import ArtifactError
+
+log = logging.getLogger(__name__)
 
 PROVIDER = "CUDAExecutionProvider"
 # The library of plugins/vision_kernels, in the folder of an engine that was built with it.
 KERNEL_LIBRARY = "libvision_kernels.so"
+# Weights of tens of gigabytes: allocated as large as they are, one by one, not in an arena that doubles.
+MEMORY_OPTIONS = {"arena_extend_strategy": "kSameAsRequested"}
+MEMORY_CONFIG = {"session.use_device_allocator_for_initializers": "1"}
 
 
 def has_cuda() -> bool:
@@ -19,24 +25,28 @@ def has_cuda() -> bool:
     return PROVIDER in onnxruntime.get_available_providers()
 
 
-def load_cuda_engine(folder: Path, provider_options: dict[str, str] | None = None) -> onnxruntime.InferenceSession:
-    """Load `<folder>/engine.onnx` on the GPU, with the kernel library beside it if there is one.
+def load_cuda_engine(folder: Path, provider_options: dict[str, str] | None = None,
+                     config: dict[str, str] | None = None) -> onnxruntime.InferenceSession:
+    """Load `<folder>/engine.onnx` on the GPU, with the libraries of operators that are beside it.
 
     Args:
         provider_options: of ONNX Runtime's CUDA provider.
+        config: entries of the session's configuration.
 
     Raises:
         ArtifactError: there is no such engine, no GPU, or ONNX Runtime refuses it.
     """
-    path, library = folder / ENGINE_FILE, folder / KERNEL_LIBRARY
+    path = folder / ENGINE_FILE
     if not path.is_file():
         raise ArtifactError(f"{path} does not exist: run `qwen3vl build --target cuda` on its build folder")
     if not has_cuda():
         raise ArtifactError(f"{path} is for a GPU, but the installed ONNX Runtime {onnxruntime.__version__} has no "
                             f"{PROVIDER}: install onnxruntime-gpu instead of onnxruntime")
     options = session_options(threads=1)
+    for name, value in (config or {}).items():
+        options.add_session_config_entry(name, value)
     try:
-        if library.is_file():
+        for library in sorted(folder.glob("lib*.so")):
             options.register_custom_ops_library(str(library))
         session = onnxruntime.InferenceSession(path, options, providers=[(PROVIDER, provider_options or {})])
     except Exception as error:
@@ -47,3 +57,20 @@ def load_cuda_engine(folder: Path, provider_options: dict[str, str] | None = Non
         raise ArtifactError(f"ONNX Runtime cannot use the GPU for {path}; it says why above. It needs the NVIDIA "
                             "driver, and CUDA's and cuDNN's libraries of its versions on LD_LIBRARY_PATH")
     return session
+
+
+def load_decoder_session(folder: Path, device: str, *, graphs: bool = True) -> onnxruntime.InferenceSession:
+    """Load a decoder's engine for a GPU on "cuda", with CUDA graphs where ONNX Runtime can capture it, or on "cpu".
+
+    Errors as in `load_cuda_engine`.
+    """
+    if device == "cpu":
+        return load_session(folder / ENGINE_FILE, session_options())
+    if not graphs:
+        return load_cuda_engine(folder, MEMORY_OPTIONS, MEMORY_CONFIG)
+    try:
+        return load_cuda_engine(folder, {**MEMORY_OPTIONS, "enable_cuda_graph": "1"}, MEMORY_CONFIG)
+    except ArtifactError as error:
+        session = load_cuda_engine(folder, MEMORY_OPTIONS, MEMORY_CONFIG)
+        log.warning("the decoder runs without CUDA graphs, so its steps take longer: %s", error)
+        return session

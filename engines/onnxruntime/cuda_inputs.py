@@ -1,0 +1,96 @@
+"""What a call of the decoder takes beside the cache, in a device's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from engines.onnxruntime.device_memory import DeviceMemory
+
+# Each array begins at a multiple of so many int32: kernels read 16 bytes at a time.
+ALIGNMENT = 64
+LEAST_INTEGERS = 4096
+
+
+class Integers:
+    """int32 arrays of one call, in one block, so that they take one copy.
+
+    Arrays of the same names and sizes are at the same addresses, for as long as no larger ones come.
+    """
+
+    def __init__(self, memory: DeviceMemory):
+        self._memory, self._size, self._address = memory, 0, 0
+
+    def place(self, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+        """Copy arrays to the device. Returns the address of each."""
+        places, end = {}, 0
+        for name, array in arrays.items():
+            places[name] = slice(end, end + array.size)
+            end += -(-array.size // ALIGNMENT) * ALIGNMENT
+        self._reserve(end)
+        for name, array in arrays.items():
+            self._host[places[name]] = array.ravel()
+        self._memory.upload(self._address, self._host[:end])
+        return {name: self._address + 4 * place.start for name, place in places.items()}
+
+    def _reserve(self, size: int) -> None:
+        if size <= self._size:
+            return
+        if self._address:
+            self._memory.free(self._address)
+        self._size = max(LEAST_INTEGERS, 1 << (size - 1).bit_length())  # host arrays stay: grow seldom
+        self._host = self._memory.host_array((self._size,), np.int32)
+        self._address = self._memory.allocate(4 * self._size)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Visual rows on the device, float32 [rows, H] at `address`, behind a visual token's number of rows of zeros."""
+
+    address: int
+    rows: int
+    source: np.ndarray | None = None
+
+
+class VisualTables:
+    """The tables of prompts in prefill: each is uploaded once, with its first chunk.
+
+    Attributes:
+        empty: the table of calls without visual tokens.
+    """
+
+    def __init__(self, memory: DeviceMemory, rows_per_token: int, hidden_size: int):
+        self._memory, self._padding, self._row_bytes = memory, rows_per_token, 4 * hidden_size
+        self._by_slot: dict[int, Table] = {}
+        self.empty = Table(memory.allocate(self._padding * self._row_bytes), self._padding)
+
+    def of(self, slot: int, visual_rows: np.ndarray) -> Table:
+        """The table of the prompt in a slot.
+
+        Args:
+            visual_rows: float [R, H]; the same array for each of its chunks.
+        """
+        if len(visual_rows) == 0:
+            return self.empty
+        known = self._by_slot.get(slot)
+        if known is None or known.source is not visual_rows:
+            self.drop(slot)
+            rows = self._padding + len(visual_rows)
+            known = Table(self._memory.allocate(rows * self._row_bytes), rows, visual_rows)
+            self._memory.upload(known.address + self._padding * self._row_bytes,
+                                np.ascontiguousarray(visual_rows, np.float32))
+            self._by_slot[slot] = known
+        return known
+
+    def move(self, source: int, target: int) -> None:
+        """The sequence in slot `source` is in `target` now."""
+        self.drop(target)
+        if (table := self._by_slot.pop(source, None)) is not None:
+            self._by_slot[target] = table
+
+    def drop(self, slot: int) -> None:
+        """Free the table of a slot, if it has one: its prompt is in the cache, or gone."""
+        if (table := self._by_slot.pop(slot, None)) is not None:
+            self._memory.free(table.address)

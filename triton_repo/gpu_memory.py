@@ -1,0 +1,24 @@
+"""Does what a server will load fit the GPU? Asked before it starts."""
+
+from __future__ import annotations
+
+from engines.description import EngineDescription
+from engines.onnxruntime.cuda_memory import require_gpu_memory
+from engines.onnxruntime.cuda_record import RECORD_FILE, CudaDecoderRecord
+from triton_repo.build_paths import BuildPaths
+from triton_repo.config_pbtxt import CONFIG_FILE, read_config
+from triton_repo.roles import Role
+
+
+def require_memory(build: BuildPaths, role: Role) -> None:
+    """Check the decoder of the target `cuda`; others plan their memory themselves, or have the host's.
+
+    Raises:
+        ArtifactError: there is no GPU, or too little of its memory is free.
+    """
+    folder = build.engines / "decoder"
+    if "decoder" not in role.engines or not (folder / RECORD_FILE).is_file():
+        return
+    parameters = read_config(build.repository(role) / "decoder" / CONFIG_FILE).parameters
+    require_gpu_memory(CudaDecoderRecord.load(folder), EngineDescription.load(build.engines).config,
+                       int(parameters["slots"].string_value), build.limits().total_tokens)
