@@ -11,12 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import struct
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
 from transformers import Qwen3VLMoeConfig
 
-from bench.synthetic_checkpoint import write_checkpoint
+from bench.synthetic_checkpoint import config_30b_a3b, write_checkpoint
 from qwen3vl.tokenizer import Tokenizer
 
 TEMPLATE = Path(__file__).parent.parent / "models/tiny-shapes"
@@ -38,20 +38,43 @@ def make_model(folder: Path) -> None:
     config = Qwen3VLMoeConfig(text_config=text, vision_config=vision, tie_word_embeddings=False,
                               architectures=["Qwen3VLMoeForConditionalGeneration"], **tokens)
     write_checkpoint(folder, config, seed=0)
+    _complete(folder, vocab_size)
+
+
+def make_wide_model(folder: Path, layers: int) -> None:
+    """Write a checkpoint with the shapes of Qwen3-VL-30B-A3B, but few layers and the tokenizer's small vocabulary."""
+    tiny = json.loads((TEMPLATE / "config.json").read_text())
+    config = config_30b_a3b(layers=layers, vision_depth=5)
+    # Kernels take multiples of 8; the last token is the end of text.
+    config.text_config.vocab_size = vocab_size = -(-(tiny["text_config"]["vocab_size"] + 1) // 8) * 8
+    for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
+        setattr(config, name, tiny[name])
+    write_checkpoint(folder, config, seed=0)
+    _complete(folder, vocab_size)
+
+
+def _complete(folder: Path, vocab_size: int) -> None:
+    """Add tokenizer and settings, and an end of text that is never generated."""
     for file in TEMPLATE.iterdir():
         if file.suffix in (".json", ".jinja") and file.name not in ("config.json", "generation_config.json",
                                                                     "evaluation.json"):
             shutil.copy(file, folder)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [vocab_size - 1]}))
-    _never_generate(folder, [i for i, text in enumerate(Tokenizer.from_checkpoint(folder).token_bytes)
-                             if not (text and text.isascii() and text.decode().isprintable())])
+    token_bytes = Tokenizer.from_checkpoint(folder).token_bytes
+    unprintable = [i for i, text in enumerate(token_bytes)
+                   if not (text and text.isascii() and text.decode().isprintable())]
+    _never_generate(folder, unprintable)
 
 
 def _never_generate(folder: Path, token_ids: list[int]) -> None:
     """Give tokens a logit of 0, which is never the largest."""
-    weights = load_file(folder / "model.safetensors")
-    weights["lm_head.weight"][token_ids] = 0
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with open(folder / "model.safetensors", "r+b") as stream:
+        size, = struct.unpack("<Q", stream.read(8))
+        head = json.loads(stream.read(size))["lm_head.weight"]
+        row = 2 * head["shape"][1]
+        for token in token_ids:
+            stream.seek(8 + size + head["data_offsets"][0] + token * row)
+            stream.write(bytes(row))
 
 
 def main() -> None:
