@@ -35,14 +35,24 @@ struct Codes<__half> {
 template <typename T, int kBlock>
 struct Int4Rows {
   using Value = T;
-  static constexpr int kRowTiles = 2;
+  static constexpr int kRowTiles = 2;  // the rows of the tensor cores' first operand
   static QWEN3VL_HOST_DEVICE constexpr int row_bytes(int inner) { return inner / 2; }
   static QWEN3VL_HOST_DEVICE constexpr int extra_bytes(int inner) { return inner / kBlock * 4; }
 
+  // Of row l / 4 of each tile, for tokens 2 (l % 4) and the next of each half tile: the weights are the first operand of
+  // the tensor cores, whose 16 rows are two tiles, so that 8 tokens fill a product.
   template <int kHalves>
   struct Sums {
     float2 of[kRowTiles * kHalves] = {};
-    __device__ __forceinline__ float2 pair(int i) const { return of[i]; }
+
+    __device__ __forceinline__ void store(float2 (&to)[kRowTiles * kHalves][32], int lane) const {
+#pragma unroll
+      for (int i = 0; i < kRowTiles * kHalves; ++i) {
+        auto* token = reinterpret_cast<float*>(to[i]) + lane % 4 * 2 * 8;  // 4 lanes a token, 2 rows a lane
+        token[lane / 4] = of[i].x;
+        token[8 + lane / 4] = of[i].y;
+      }
+    }
   };
 
   // Of each half tile's tokens, token l / 4 in lane l: the sum of x over each segment of the warp's part of k.
@@ -77,11 +87,11 @@ struct Int4Rows {
     constexpr int kSlice = kAllRuns * 32, kAtOnce = kSlice < 256 ? kSlice : 256;  // k that registers have room for
     constexpr int kSegment = TokenSums<kHalves, kSlice>::kSegment, kRuns = kSegment / 32;
     constexpr int kRowBytes = row_bytes(kInner), kBlocks = kInner / kBlock, kRowsOfTile = kRowTile / 2;
-    constexpr int kTokenTiles = kHalves > 1 ? kHalves / 2 : 1;
     static_assert(kInner % kCodeGroup == 0 && kSlice % kAtOnce == 0 && kAtOnce % kSegment == 0 && kSegment <= kBlock);
-    const int q = lane % 4;
-    const std::uint8_t* codes = stream.rows() + row_offset(kPieceRows * kRowBytes, kRowBytes, first_row, lane / 4);
-    const auto* blocks = reinterpret_cast<const std::uint32_t*>(stream.extra()) + (first_row + q) * kBlocks;
+    const int group = lane / 4, q = lane % 4;
+    const std::uint8_t* codes = stream.rows() + row_offset(kPieceRows * kRowBytes, kRowBytes, first_row, group);
+    const auto* blocks = reinterpret_cast<const std::uint32_t*>(stream.extra()) +
+                         (group % 2 * kPieceRows + first_row + group / 2) * kBlocks;
 #pragma unroll
     for (int part = 0; part < kSlice; part += kAtOnce) {
       std::uint32_t words[kRowTiles][kAtOnce / 32];
@@ -91,35 +101,30 @@ struct Int4Rows {
       }
 #pragma unroll
       for (int start = 0; start < kAtOnce; start += kSegment) {
-        float d[kRowTiles][kTokenTiles][2][4] = {};
+        float d[kHalves][2][4] = {};
 #pragma unroll
         for (int i = 0; i < kRuns; ++i) {
-          const int run = start / 32 + i, token_run = part / 32 + run;
-#pragma unroll
-          for (int tile = 0; tile < kRowTiles; ++tile) {
-            const uint4 weights = Codes<T>::widen(words[tile][run]);
-#pragma unroll
-            for (int m = 0; m < kTokenTiles; ++m) {
-              const uint4 low = tokens[kHalves > 1 ? 2 * m : 0][token_run];
-              const uint4 high = kHalves > 1 ? tokens[kHalves > 1 ? 2 * m + 1 : 0][token_run] : uint4{};
-              multiply_32<T>(d[tile][m][0], d[tile][m][1], low, high, weights);
-            }
-          }
-        }
-        // D's lanes have the fragment's rows 2 q and 2 q + 1: row q of the first piece and of the second.
-        const std::uint32_t* block = blocks + (first_k + part + start) / kBlock;
-#pragma unroll
-        for (int tile = 0; tile < kRowTiles; ++tile) {
-          const float2 first = Element<T>::unpack(block[tile * kRowsOfTile * kBlocks]);
-          const float2 second = Element<T>::unpack(block[(kPieceRows + tile * kRowsOfTile) * kBlocks]);
+          const int run = start / 32 + i;
+          const uint4 low = Codes<T>::widen(words[0][run]), high = Codes<T>::widen(words[1][run]);
 #pragma unroll
           for (int half = 0; half < kHalves; ++half) {
-            const auto& [even, odd] = d[tile][half / 2];
-            const int at = half % 2 * 2;
-            const float x = token_sums.of[half][(part + start) / kSegment];
+            multiply_32<T>(d[half][0], d[half][1], low, high, tokens[half][part / 32 + run]);
+          }
+        }
+        const std::uint32_t* block = blocks + (first_k + part + start) / kBlock;
+        const float2 steps[kRowTiles] = {Element<T>::unpack(block[0]),
+                                         Element<T>::unpack(block[kRowsOfTile * kBlocks])};  // scale, zero point
+#pragma unroll
+        for (int half = 0; half < kHalves; ++half) {
+          const float x = token_sums.of[half][(part + start) / kSegment];
+          const float first = __shfl_sync(~0u, x, 8 * q), second = __shfl_sync(~0u, x, 8 * q + 4);  // of token 2 q
+#pragma unroll
+          for (int tile = 0; tile < kRowTiles; ++tile) {
+            const float scale = steps[tile].x, offset = Codes<T>::kOffset + steps[tile].y;
+            const auto& [even, odd] = d[half];
             float2& sum = sums.of[tile * kHalves + half];
-            sum.x += first.x * (even[at] + odd[at] - (Codes<T>::kOffset + first.y) * x);
-            sum.y += second.x * (even[at + 1] + odd[at + 1] - (Codes<T>::kOffset + second.y) * x);
+            sum.x += scale * (even[2 * tile] + odd[2 * tile] - offset * first);
+            sum.y += scale * (even[2 * tile + 1] + odd[2 * tile + 1] - offset * second);
           }
         }
       }

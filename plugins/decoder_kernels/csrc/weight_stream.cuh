@@ -33,8 +33,8 @@ __device__ __forceinline__ int row_offset(int piece_bytes, int row_bytes, int fi
   return group % 2 * (piece_bytes + 64) + (first_row + group / 2) * row_bytes;
 }
 
-// Sums of each warp's part of k: [warp][row tile and half tile of tokens][lane], a row of the first piece and one of the
-// second.
+// Sums of each warp's part of k: [warp][row tile and half tile of tokens][lane]: of token l / 4, for row l % 4 of the
+// first piece and of the second.
 template <int kSums>
 struct Partials {
   float2 sums[kStreamWarps][kSums][32];
@@ -148,10 +148,8 @@ class WeightStream {
 
   // Ends a tile. True for the two warps whose turn it is, when all warps' sums are there; they differ in `warp % 2`.
   template <typename Sums>
-  __device__ __forceinline__ bool finish_tile(const Sums& accumulators) {
-    auto& sums = memory_.partials[buffer_].sums[warp_];
-#pragma unroll
-    for (int i = 0; i < Memory::kSums; ++i) sums[i][lane_] = accumulators.pair(i);
+  __device__ __forceinline__ bool finish_tile(const Sums& sums) {
+    sums.store(memory_.partials[buffer_].sums[warp_], lane_);
     const bool mine = warp_ / 2 == turn_ + 1;
     if (mine) {
       asm volatile("bar.sync %0, %1;" ::"r"(buffer_ + 1), "n"(kStreamThreads) : "memory");

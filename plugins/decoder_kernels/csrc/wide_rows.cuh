@@ -15,6 +15,12 @@ struct WideSums {
   static constexpr int kWays = kHalves == 1 ? 4 : 2;
   float d[kTokenTiles][kWays][4] = {};
 
+  __device__ __forceinline__ void store(float2 (&to)[kHalves][32], int lane) const {
+#pragma unroll
+    for (int half = 0; half < kHalves; ++half) to[half][lane] = pair(half);
+  }
+
+ private:
   __device__ __forceinline__ float2 pair(int half) const {
     const int m = half / 2, i = half % 2 * 2;
     float2 sum{};
