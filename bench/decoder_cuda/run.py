@@ -59,11 +59,11 @@ def check(kernels: DecoderKernels, shape: Shape, layer: Layer, dtype: torch.dtyp
 
 
 def time_batch(kernels: DecoderKernels, shape: Shape, layers: list[Layer], head: Head, batch: int, past: int,
-               dtype: torch.dtype, read_bandwidth: float) -> dict[str, object]:
+               dtype: torch.dtype, read_bandwidth: float, step_of: type[Step] = Step) -> dict[str, object]:
     """Milliseconds of a whole step and, each launched alone once a layer, of its kernels."""
     buffers = Buffers.random(shape, batch, past, dtype)
     start = buffers.h.clone()
-    step = Step(kernels, shape, buffers)
+    step = step_of(kernels, shape, buffers)
     caches = [random_cache(shape, batch, past + 16, dtype) for _ in layers]
     used = []
 

@@ -51,6 +51,11 @@ def test_compiles_and_refuses_sizes_before_it_touches_a_gpu(tmp_path: Path) -> N
         kernels.call("add_norm", *[16] * 5, 1, 8, 2047, 1e-6, bfloat16, 0)
     with pytest.raises(RuntimeError, match=f"qwen3vl_product.*CUDA error {INVALID_VALUE}"):
         kernels.call("product", 16, 16, 0, 16, 1, 2044, 2048, bfloat16, 0, 0)
+    for rows, block in ((2056, 128), (2048, 16)):
+        with pytest.raises(RuntimeError, match=f"qwen3vl_int4_product.*CUDA error {INVALID_VALUE}"):
+            kernels.call("int4_product", 16, 16, 0, 16, 16, 1, rows, 2048, block, bfloat16, 0)
+    with pytest.raises(RuntimeError, match=f"qwen3vl_int4_experts.*CUDA error {INVALID_VALUE}"):
+        kernels.call("int4_experts", *[16] * 10, 1, 8, 128, 2048, 768, 48, bfloat16, 0)
     with pytest.raises(RuntimeError, match=f"qwen3vl_decode_attention.*CUDA error {INVALID_VALUE}"):
         kernels.call("decode_attention", *[16] * 9, 1, 32, 8, 128, 64, 1e-6, 0.1, bfloat16, 0, 0)
     with pytest.raises(RuntimeError, match=f"qwen3vl_prefill_attention.*CUDA error {INVALID_VALUE}"):

@@ -1,0 +1,96 @@
+"""Layers with random weights of 4 bits, and a decode step through the kernels for them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from bench.decoder_cuda.model import Layer, Shape
+from bench.decoder_cuda.step import Step
+from plugins.decoder_kernels.int4_rows import GROUP
+
+
+@dataclass(frozen=True)
+class Int4Rows:
+    """Weights [..., rows, K].
+
+    Attributes:
+        codes: uint8 [..., rows, K / 2] in the kernels' order.
+        blocks: [..., rows, K / block, 2]: scale and zero point of each block.
+    """
+
+    codes: torch.Tensor
+    blocks: torch.Tensor
+
+    @classmethod
+    def random(cls, *sizes: int, block: int, dtype: torch.dtype, device: str = "cuda") -> Int4Rows:
+        """Any byte is two codes. Weights have a standard deviation of about K^-0.5; K is a multiple of 128."""
+        *leading, length = sizes
+        codes = torch.randint(256, (*leading, length // 2), device=device, dtype=torch.uint8)
+        scales = torch.rand(*leading, length // block, device=device).add_(0.5).mul_(length**-0.5 / 6)
+        zero_points = torch.randint(4, 13, scales.shape, device=device)
+        return cls(codes, torch.stack([scales, zero_points], -1).to(dtype))
+
+    @property
+    def nbytes(self) -> int:
+        return self.codes.nbytes + self.blocks.nbytes
+
+    @property
+    def block(self) -> int:
+        return 2 * self.codes.shape[-1] // self.blocks.shape[-2]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, index: int) -> Int4Rows:
+        return Int4Rows(self.codes[index], self.blocks[index])
+
+    def wide(self) -> torch.Tensor:
+        """The weights in float64."""
+        nibbles = torch.stack([self.codes & 15, self.codes >> 4], -1)
+        # of a group of 128: thread, run of 32, the second of a pair, pair
+        groups = nibbles.view(*self.codes.shape[:-1], -1, 4, GROUP // 32, 2, 4)
+        natural = groups.transpose(-4, -3).transpose(-2, -1).reshape(*self.blocks.shape[:-1], -1)
+        scales, zero_points = self.blocks.double()[..., None].unbind(-2)
+        return ((natural - zero_points) * scales).flatten(-2)
+
+
+def random_int4_layer(shape: Shape, block: int, dtype: torch.dtype) -> Layer:
+    """Router and norms are of `dtype`."""
+    s = shape
+
+    def norm(size: int) -> torch.Tensor:
+        return torch.randn(size, device="cuda", dtype=dtype).mul_(0.1).add_(1)
+
+    def rows(*sizes: int) -> Int4Rows:
+        return Int4Rows.random(*sizes, block=block, dtype=dtype)
+
+    router = torch.randn(s.experts, s.hidden, device="cuda", dtype=dtype).mul_(1 / math.sqrt(s.hidden))
+    return Layer(norm(s.hidden), rows(s.qkv, s.hidden), norm(s.head_size), norm(s.head_size),
+                 rows(s.hidden, s.heads * s.head_size), norm(s.hidden), router,
+                 rows(s.experts, 2 * s.inner, s.hidden), rows(s.experts, s.hidden, s.inner))
+
+
+class Int4Step(Step):
+    """A step of layers from `random_int4_layer`."""
+
+    def qkv(self, layer: Layer) -> None:
+        b, s = self.buffers, self.shape
+        self._product(b.qkv, b.normed, None, layer.qkv, s.qkv, s.hidden)
+
+    def output(self, layer: Layer) -> None:
+        b, s = self.buffers, self.shape
+        self._product(b.h, b.attended, b.h, layer.output, s.hidden, s.heads * s.head_size)
+
+    def experts(self, layer: Layer) -> None:
+        b, s = self.buffers, self.shape
+        self._call("int4_experts", b.y, b.activations, b.counters, b.normed, b.chosen, b.chosen_weights,
+                   layer.gate_up.codes, layer.gate_up.blocks, layer.down.codes, layer.down.blocks, self.batch, s.chosen,
+                   s.experts, s.hidden, s.inner, layer.down.block, self.type)
+
+    def _product(self, out: torch.Tensor, x: torch.Tensor, residual: torch.Tensor | None, weights: Int4Rows, rows: int,
+                 inner: int) -> None:
+        self._call("int4_product", out, x, residual, weights.codes, weights.blocks, self.batch, rows, inner,
+                   weights.block, self.type)
