@@ -19,8 +19,8 @@ def test_reference_is_the_operator() -> None:
     angles, size = random(TOKENS, shape.head_size // 2), shape.head_size
     keys, values = random(2, shape.kv_heads, PAST + TOKENS + SPARE, size)
     total = torch.tensor([PAST + TOKENS], dtype=torch.int32)
-    a = Attention(random(TOKENS, shape.qkv), random(size), random(size), angles.cos(), angles.sin(), keys, values, total,
-                  out=torch.empty(0))
+    a = Attention(random(TOKENS, shape.qkv), random(size), random(size), angles.cos(), angles.sin(), keys, values,
+                  total, out=torch.empty(0))
     batched = (x[None].numpy() for x in (a.cosines, a.sines, keys, values))
     out, new_keys, new_values = cached_attention(
         a.qkv[None].numpy(), a.query_norm.numpy(), a.key_norm.numpy(), *batched, total.numpy(),
