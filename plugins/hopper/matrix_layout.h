@@ -1,5 +1,5 @@
-// How matrices of 16-bit elements lie in shared memory for wgmma, and the 64-bit descriptors that say so. Plain C++, for
-// host and device. PTX ISA, "Asynchronous Warpgroup Level Matrix Shared Memory Layout".
+// How matrices of 16-bit elements lie in shared memory for wgmma, and the 64-bit descriptors that say so. Plain C++,
+// for host and device. PTX ISA, "Asynchronous Warpgroup Level Matrix Shared Memory Layout".
 #pragma once
 
 #include <cstdint>

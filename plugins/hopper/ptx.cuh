@@ -22,8 +22,8 @@ __device__ __forceinline__ void let_next_kernel_start() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
 
-// An mbarrier is 8 bytes of shared memory. A phase ends when `arrivals` threads have arrived and all announced bytes are
-// there; phases' parities alternate, beginning with 0.
+// An mbarrier is 8 bytes of shared memory. A phase ends when `arrivals` threads have arrived and all announced bytes
+// are there; phases' parities alternate, beginning with 0.
 __device__ __forceinline__ void barrier_init(std::uint64_t* barrier, std::uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
 }
@@ -32,8 +32,8 @@ __device__ __forceinline__ void barrier_init_fence() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
-// What this thread wrote to shared memory is seen by the copy engine and the tensor cores that are told to read it after
-// a barrier that follows.
+// What this thread wrote to shared memory is seen by the copy engine and the tensor cores that are told to read it
+// after a barrier that follows.
 __device__ __forceinline__ void shared_writes_fence() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
@@ -97,8 +97,8 @@ __device__ __forceinline__ void bulk_copy(void* target, const void* source, std:
       : "memory");
 }
 
-// Copies 16 bytes to shared memory; both addresses are multiples of 16. The copy is this thread's own write, not the copy
-// engine's: whoever has the tensor cores read it needs `shared_writes_fence`.
+// Copies 16 bytes to shared memory; both addresses are multiples of 16. The copy is this thread's own write, not the
+// copy engine's: whoever has the tensor cores read it needs `shared_writes_fence`.
 __device__ __forceinline__ void copy_16(void* target, const void* source) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(target)), "l"(source) : "memory");
 }

@@ -25,8 +25,8 @@ inline PFN_cuTensorMapEncodeTiled_v12000 tensor_map_encoder() {
 }
 
 // Describes [count, rows, columns] of 16-bit elements for copies of boxes of kPanelColumns x `box_rows` elements, which
-// become panels as matrix_layout.h has them; what lies outside of a matrix becomes zeros, which count as copied. Columns
-// are a multiple of 8, box_rows at most 256.
+// become panels as matrix_layout.h has them; what lies outside of a matrix becomes zeros, which count as copied.
+// Columns are a multiple of 8, box_rows at most 256.
 inline cudaError_t describe_matrices(CUtensorMap* map, CUtensorMapDataType type, const void* matrices,
                                      std::uint64_t count, std::uint64_t rows, std::uint64_t columns, int box_rows) {
   const auto encode = tensor_map_encoder();

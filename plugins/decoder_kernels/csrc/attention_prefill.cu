@@ -1,5 +1,5 @@
-// Attention of a chunk of new tokens of one sequence over its slot of the cache, in two kernels: one norms and turns the
-// new keys and appends keys and values, the other attends.
+// Attention of a chunk of new tokens of one sequence over its slot of the cache, in two kernels: one norms and turns
+// the new keys and appends keys and values, the other attends.
 #include <cuda_runtime.h>
 
 #include "decoder_kernels.h"
@@ -13,7 +13,7 @@ namespace {
 
 // Of 64 K registers: 168 a thread at the start; what the loading warpgroup gives back goes to the others.
 constexpr int kLoaderRegisters = 32, kAttendRegisters = 232;
-static_assert(sizeof(PrefillShared) <= 227 * 1024, "more shared memory than a block of compute capability 9.0 may have");
+static_assert(sizeof(PrefillShared) <= 227 * 1024, "more shared memory than compute capability 9.0 has for a block");
 
 struct AppendArguments {
   void* keys;                         // T [kv_heads, capacity, 128]
@@ -59,7 +59,8 @@ __global__ void __launch_bounds__(kAppendWarps * kWarp) append_kernel(const Appe
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kPrefillThreads, 1) attend_kernel(const __grid_constant__ PrefillArguments arguments) {
+__global__ void __launch_bounds__(kPrefillThreads, 1)
+    attend_kernel(const __grid_constant__ PrefillArguments arguments) {
   extern __shared__ __align__(1024) std::uint8_t shared_memory[];
   auto& shared = *reinterpret_cast<PrefillShared*>(shared_memory);
   if (threadIdx.x == 0) shared.init();
@@ -79,8 +80,8 @@ __global__ void __launch_bounds__(kPrefillThreads, 1) attend_kernel(const __grid
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kAttendRegisters));
     const int group = static_cast<int>(threadIdx.x) / kWarpgroup - 1;
     PrefillAttention<T> attention{shared, arguments, past, item.kv_head, item.first_token + group * kGroupTokens};
-    // Queries were there when the kernel before this one, which appends, began; keys and values come through the loader,
-    // which waits for its end.
+    // Queries were there when the kernel before this one, which appends, began its work; keys and values come through
+    // the loader, which waits for its end.
     attention.prepare_queries();
     attention.attend(tiles);
     attention.store();

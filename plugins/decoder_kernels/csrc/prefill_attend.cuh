@@ -1,5 +1,6 @@
 // The warpgroups of a thread block of prefill attention that attend, each with its own queries. They multiply a tile of
-// keys while the weights of the tile before are still being multiplied with their values, and take exponentials meanwhile.
+// keys while the weights of the tile before are still being multiplied with their values, and take exponentials
+// meanwhile.
 #pragma once
 
 #include "prefill_loading.cuh"

@@ -1,4 +1,4 @@
-// Keys and values of prefill attention on their way to shared memory: what a block has there, and the thread that loads.
+// Keys and values of prefill attention on their way to shared memory: what a block has there, and who loads it.
 #pragma once
 
 #include <cuda.h>
