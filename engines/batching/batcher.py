@@ -13,6 +13,7 @@ import numpy as np
 
 from engines.batching.admission import require_room, require_valid, shutting_down
 from engines.batching.answer import Answer
+from engines.batching.logit_row import HostRow, LogitRow
 from engines.batching.prefill import Chunk, PrefillScheduler, PrefillSettings
 from engines.batching.request import BatcherStats, GenerationRequest, OnOutput, Ticket
 from engines.batching.sequence import Sequence
@@ -139,7 +140,7 @@ class Batcher:
             with self._changed:
                 self._scheduler.ran(chunk, time.perf_counter() - began)
             if not sequence.remaining:
-                self._start_decoding(sequence, logits[0])
+                self._start_decoding(sequence, HostRow(logits[0]))
 
     def _next_chunk(self) -> Chunk[Sequence] | None:
         with self._changed:
@@ -159,7 +160,7 @@ class Batcher:
         self._count(prompt_tokens=chunk.tokens)
         return logits
 
-    def _start_decoding(self, sequence: Sequence, logits: np.ndarray) -> None:
+    def _start_decoding(self, sequence: Sequence, logits: LogitRow) -> None:
         with self._changed:
             self._slots.start(sequence, self._scheduler.started)
             self._scheduler.remove(sequence)
@@ -172,15 +173,15 @@ class Batcher:
             return 0.0
         tokens, positions, lengths = (np.array(values, np.int32) for values in zip(
             *((s.last_token, s.next_position, s.cached + 1) for s in running), strict=True))
-        logits = self.decoder.decode(tokens, positions, lengths)
+        rows = self.decoder.decode_rows(tokens, positions, lengths)
         self._count(decode_steps=1)
         for sequence in running:  # All of them first: one that leaves moves another, with all that it has cached.
             sequence.cached += 1
-        for sequence, row in zip(running, logits, strict=True):
+        for sequence, row in zip(running, rows, strict=True):
             self._accept(sequence, row)
         return time.perf_counter() - began
 
-    def _accept(self, sequence: Sequence, logits: np.ndarray) -> None:
+    def _accept(self, sequence: Sequence, logits: LogitRow) -> None:
         reason = sequence.accept(logits)
         self._count(generated_tokens=1)
         if reason:

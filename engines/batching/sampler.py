@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from engines.batching.logit_row import LogitRow
 from qwen3vl.sampling import SamplingParams
 
 # Candidates sorted first for top_p; only flatter distributions need the whole vocabulary sorted.
@@ -35,12 +36,23 @@ class Sampler:
         if self._seen is not None:
             penalised = np.where(logits > 0, logits / params.repetition_penalty, logits * params.repetition_penalty)
             logits = np.where(self._seen, penalised, logits)
-        token = int(logits.argmax()) if params.temperature == 0 else self._draw(logits)
+        token = int(logits.argmax()) if params.temperature == 0 else self._draw(logits, np.arange(len(logits)))
         if self._seen is not None:
             self._seen[token] = True
         return token
 
-    def _draw(self, logits: np.ndarray) -> int:
+    def choose(self, row: LogitRow) -> int:
+        """As `sample`, reading no more logits than the choice takes."""
+        params = self.params
+        enough = 1 if params.temperature == 0 else params.top_k  # 0 for all of them
+        best = row.best(enough) if enough and self._seen is None else None
+        if best is None:
+            return self.sample(row.all())
+        ids, logits = best
+        return int(ids[0]) if params.temperature == 0 else self._draw(logits, ids)
+
+    def _draw(self, logits: np.ndarray, token_ids: np.ndarray) -> int:
+        """A token by the logits of some, in any order."""
         params = self.params
         scaled = logits.astype(np.float64) / params.temperature
         probabilities = np.exp(scaled - scaled.max())
@@ -49,11 +61,11 @@ class Sampler:
             ids = np.argpartition(-probabilities, params.top_k - 1)[: params.top_k]
         if params.top_p < 1:
             ids = _nucleus(probabilities, ids, params.top_p)
-        # Sorted, so that a seed draws the same token whatever order the partition left.
-        ids = np.sort(ids)
+        # Sorted, so that a seed draws the same token whatever order they came in or the partition left.
+        ids = ids[np.argsort(token_ids[ids])]
         cumulative = np.cumsum(probabilities[ids])
         drawn = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
-        return int(ids[min(drawn, len(ids) - 1)])  # The product can round up to the total itself.
+        return int(token_ids[ids[min(drawn, len(ids) - 1)]])  # The product can round up to the total itself.
 
 
 def _nucleus(probabilities: np.ndarray, ids: np.ndarray, top_p: float) -> np.ndarray:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from engines.batching.answer import Answer
+from engines.batching.logit_row import LogitRow
 from engines.batching.sampler import Sampler
 
 
@@ -33,7 +32,7 @@ class Sequence:
         """M-RoPE position of the token that goes into the cache next, once the prompt is there."""
         return self.cached + self.request.rope_delta
 
-    def accept(self, logits: np.ndarray) -> str:
+    def accept(self, logits: LogitRow) -> str:
         """Choose the next token and send what can be shown. Returns the finish reason, "" while there is more."""
-        self.last_token = self._sampler.sample(logits)
+        self.last_token = self._sampler.choose(logits)
         return self.answer.accept(self.last_token)

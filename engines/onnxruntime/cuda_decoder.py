@@ -9,17 +9,21 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from engines.batching.logit_row import HostRow, LogitRow
 from engines.description import EngineDescription
 from engines.onnxruntime.cuda_cache import DeviceCache
+from engines.onnxruntime.cuda_candidates import StepLogits
 from engines.onnxruntime.cuda_inputs import Integers, Table, VisualTables
 from engines.onnxruntime.cuda_memory import require_gpu_memory
-from engines.onnxruntime.cuda_record import CudaDecoderRecord
-from engines.onnxruntime.cuda_session import PROVIDER, load_decoder_session
+from engines.onnxruntime.cuda_record import CANDIDATES_FOLDER, CudaDecoderRecord
+from engines.onnxruntime.cuda_session import PROVIDER, load_decoder_session, load_on
 from engines.onnxruntime.device_memory import open_memory
 
 INT32, FLOAT = np.int32, np.float32
 # Run option of ONNX Runtime: the CUDA graph that a run captures or replays, -1 for none.
 GRAPH_OPTION, NO_GRAPH = "gpu_graph_id", -1
+# Sequences from which on the most likely tokens are found on the device; below, copying all logits is about as quick.
+CANDIDATES_FROM = 4
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,8 @@ class CudaDecoder:
         self._cache = DeviceCache(memory, record, text, slots, capacity)
         self._tables = VisualTables(memory, self.config.rows_per_token, text.hidden_size)
         self._chunk_integers, self._step_integers = Integers(memory), Integers(memory)
-        self._logits = memory.allocate(4 * slots * text.vocab_size)
-        self._host_logits = memory.host_array((slots, text.vocab_size), FLOAT)
+        self._logits = StepLogits(load_on(device, engine_dir / "decoder" / CANDIDATES_FOLDER), memory, slots,
+                                  text.vocab_size)
         self._chunk_logits, self._chunk_logit_rows = memory.allocate(4 * text.vocab_size), 1
         # Read on the host. A captured step has one value for good: the longest that any sequence can be.
         self._longest_chunk, self._longest = np.zeros((), INT32), np.array(capacity, INT32)
@@ -101,6 +105,18 @@ class CudaDecoder:
 
     def decode(self, token_ids: np.ndarray, positions: np.ndarray, total_lengths: np.ndarray) -> np.ndarray:
         """One token more for each of the slots 0 to B-1; see `Decoder.decode`. The next call overwrites the logits."""
+        self._step(token_ids, positions, total_lengths)
+        return self._logits.all(len(token_ids))
+
+    def decode_rows(self, token_ids: np.ndarray, positions: np.ndarray, total_lengths: np.ndarray) -> list[LogitRow]:
+        """As `decode`, but of many sequences' logits no more is copied than their requests take."""
+        count = len(token_ids)
+        if count < CANDIDATES_FROM:
+            return [HostRow(row) for row in self.decode(token_ids, positions, total_lengths)]
+        self._step(token_ids, positions, total_lengths)
+        return self._logits.rows(count)
+
+    def _step(self, token_ids: np.ndarray, positions: np.ndarray, total_lengths: np.ndarray) -> None:
         count = len(token_ids)
         self._require_fit(int(total_lengths.max()))
         for slot in range(count):
@@ -109,9 +125,6 @@ class CudaDecoder:
         step = next(step for step in self._steps if step.size >= count)
         self._place_step(step.size, token_ids, positions, total_lengths)
         self._session.run_with_iobinding(step.binding, step.options)
-        logits = self._host_logits[:count]
-        self._memory.download(logits, self._logits)
-        return logits
 
     def move_slot(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of one slot to another."""
@@ -132,7 +145,7 @@ class CudaDecoder:
                                          "logit_rows": (size,)}, addresses, self._longest, self._tables.empty)
         self._cache.bind(step.binding, 0, size)
         step.binding.bind_output("logits", self._memory.device, 0, FLOAT, (size, self.config.text.vocab_size),
-                                 self._logits)
+                                 self._logits.address)
         self._session.run_with_iobinding(step.binding, step.options)
         return step
 

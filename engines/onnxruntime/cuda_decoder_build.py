@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from engines.onnxruntime.build import WEIGHTS_FILE
+from engines.onnxruntime.cuda_candidates_graph import write_candidates
 from engines.onnxruntime.cuda_decoder_graph import use_decoder_kernels
 from engines.onnxruntime.cuda_own_operators import cut_by_slices
 from engines.onnxruntime.cuda_record import ELEMENT_TYPES, LIBRARY_FILE, CudaDecoderRecord
@@ -97,6 +98,7 @@ def write_cuda_decoder(source: Path, folder: Path, config: ModelConfig, *, kerne
     with byte_progress("build engines/decoder", size) as progress:
         ir.save(model, folder / ENGINE_FILE, external_data=WEIGHTS_FILE,
                 callback=lambda tensor, _: progress.update(tensor.nbytes))
+    write_candidates(folder, config.text.vocab_size)
     CudaDecoderRecord(_activations(source), library, size).save(folder)
 
 

@@ -12,6 +12,8 @@ from qwen3vl.config import ModelConfig
 RECORD_FILE = "cuda.json"
 # The library of plugins/decoder_kernels, in the folder of an engine that was built with it.
 LIBRARY_FILE = "libdecoder_operators.so"
+# The engine that finds the most likely tokens, in the decoder's folder.
+CANDIDATES_FOLDER = "candidates"
 FORMAT = 1
 # Element types by ONNX's numbers, and their bytes.
 ELEMENT_TYPES = {"fp32": (1, 4), "fp16": (10, 2), "bf16": (16, 2)}

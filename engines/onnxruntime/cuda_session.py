@@ -59,18 +59,23 @@ def load_cuda_engine(folder: Path, provider_options: dict[str, str] | None = Non
     return session
 
 
+def load_on(device: str, folder: Path) -> onnxruntime.InferenceSession:
+    """Load `<folder>/engine.onnx` on "cuda", without doubling its memory, or "cpu". Errors: see `load_cuda_engine`."""
+    if device == "cpu":
+        return load_session(folder / ENGINE_FILE, session_options())
+    return load_cuda_engine(folder, MEMORY_OPTIONS, MEMORY_CONFIG)
+
+
 def load_decoder_session(folder: Path, device: str, *, graphs: bool = True) -> onnxruntime.InferenceSession:
     """Load a decoder's engine for a GPU on "cuda", with CUDA graphs where ONNX Runtime can capture it, or on "cpu".
 
     Errors as in `load_cuda_engine`.
     """
-    if device == "cpu":
-        return load_session(folder / ENGINE_FILE, session_options())
-    if not graphs:
-        return load_cuda_engine(folder, MEMORY_OPTIONS, MEMORY_CONFIG)
+    if device == "cpu" or not graphs:
+        return load_on(device, folder)
     try:
         return load_cuda_engine(folder, {**MEMORY_OPTIONS, "enable_cuda_graph": "1"}, MEMORY_CONFIG)
     except ArtifactError as error:
-        session = load_cuda_engine(folder, MEMORY_OPTIONS, MEMORY_CONFIG)
+        session = load_on(device, folder)
         log.warning("the decoder runs without CUDA graphs, so its steps take longer: %s", error)
         return session

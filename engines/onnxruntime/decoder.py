@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engines.batching.logit_row import HostRow
 from engines.description import EngineDescription
 from engines.onnxruntime.session import load_engine, session_options
 
@@ -81,6 +82,10 @@ class Decoder:
         position_ids = np.broadcast_to(positions[None, :, None], (3, count, 1))
         return self._run((0, count), token_ids[:, None], position_ids, self._no_rows, total_lengths,
                          np.arange(count, dtype=np.int32))
+
+    def decode_rows(self, token_ids: np.ndarray, positions: np.ndarray, total_lengths: np.ndarray) -> list[HostRow]:
+        """As `decode`, each sequence's logits by themselves."""
+        return [HostRow(row) for row in self.decode(token_ids, positions, total_lengths)]
 
     def move_slot(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of one slot to another."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from engines.batching.logit_row import LogitRow
 from engines.onnxruntime.cuda_record import RECORD_FILE
 from qwen3vl.config import ModelConfig
 
@@ -22,6 +24,9 @@ class StepDecoder(Protocol):
                 start: int, logit_rows: np.ndarray) -> np.ndarray: ...
 
     def decode(self, token_ids: np.ndarray, positions: np.ndarray, total_lengths: np.ndarray) -> np.ndarray: ...
+
+    def decode_rows(self, token_ids: np.ndarray, positions: np.ndarray,
+                    total_lengths: np.ndarray) -> Sequence[LogitRow]: ...
 
     def move_slot(self, source: int, target: int, length: int) -> None: ...
 

@@ -20,11 +20,12 @@ from engines.builder import build_engines
 from engines.description import EngineDescription
 from engines.onnxruntime import cuda_decoder_build
 from engines.onnxruntime.cuda_build import CudaBuildOptions
-from engines.onnxruntime.cuda_decoder import CudaDecoder, step_sizes
+from engines.onnxruntime.cuda_candidates_graph import CANDIDATES
+from engines.onnxruntime.cuda_decoder import CANDIDATES_FROM, CudaDecoder, step_sizes
 from engines.onnxruntime.cuda_decoder_build import write_cuda_decoder
 from engines.onnxruntime.cuda_inputs import VisualTables
 from engines.onnxruntime.cuda_memory import require_fit
-from engines.onnxruntime.cuda_record import LIBRARY_FILE, RECORD_FILE, CudaDecoderRecord
+from engines.onnxruntime.cuda_record import CANDIDATES_FOLDER, LIBRARY_FILE, RECORD_FILE, CudaDecoderRecord
 from engines.onnxruntime.decoder import Decoder
 from engines.onnxruntime.device_memory import HostMemory
 from engines.onnxruntime.open_decoder import open_decoder
@@ -128,6 +129,26 @@ def test_some_logits_or_none_are_those_asked_for(decoder, prompt):
         np.testing.assert_array_equal(logits, whole[wanted])
 
 
+def test_rows_of_a_step_and_the_best_of_them_are_those_of_all_logits(decoder):
+    for slot in range(SLOTS):
+        words(decoder, slot, 3)
+    lengths = np.full(SLOTS, 4, np.int32)
+    for count in (1, 4, 5):
+        arguments = np.arange(20, 20 + count, dtype=np.int32), lengths[:count] - 1, lengths[:count]
+        logits = decoder.decode(*arguments).copy()
+        rows = decoder.decode_rows(*arguments)
+        assert len(rows) == count and (rows[0].best(1) is not None) is (count >= CANDIDATES_FROM)
+        for row, expected in zip(rows, logits, strict=True):
+            np.testing.assert_array_equal(row.all(), expected)
+            for wanted in (1, 20, CANDIDATES) if count >= CANDIDATES_FROM else ():
+                ids, best = row.best(wanted)
+                np.testing.assert_array_equal(ids, np.argsort(-expected, kind="stable")[:wanted])
+                np.testing.assert_array_equal(best, expected[ids])
+            assert row.best(CANDIDATES + 1) is None
+    rows = decoder.decode_rows(*arguments)
+    assert rows[0].best(CANDIDATES + 1) is None and rows[0].best(2) is not None
+
+
 @pytest.mark.parametrize("count", range(1, SLOTS + 1))
 def test_steps_of_any_number_of_sequences_give_the_logits_of_the_cpu(decoder, reference, prompt, count: int):
     length, found = len(prompt[0].token_ids), []
@@ -186,6 +207,7 @@ def test_answers_of_many_requests_together_are_those_of_the_cpu(build: Path, ran
     limits = Limits(prompt_tokens=300, total_tokens=400, queue=64)
     requests = [make_request(vision, inputs[kind], max_tokens=length, **sampling) for kind in inputs
                 for length, sampling in ((20, {}), (33, {}), (1, {}), (28, {"temperature": 0.8, "seed": 5}),
+                                         (30, {"temperature": 1.2, "seed": 7, "top_k": 20, "top_p": 0.9}),
                                          (48, {"repetition_penalty": 1.3}))]
 
     def answers(engines: Path, slots: int) -> list[list[int]]:
@@ -253,7 +275,7 @@ def test_a_build_has_engine_weights_and_record(exports: dict[str, Path], precisi
     build, arguments = exports[precision], ["build", str(exports[precision]), "--target", "cuda", "--engine", "decoder"]
     assert main(arguments) == 0
     folder = build / "engines/decoder"
-    assert {path.name for path in folder.iterdir()} == {ENGINE_FILE, "weights.bin", RECORD_FILE}
+    assert {path.name for path in folder.iterdir()} == {ENGINE_FILE, "weights.bin", RECORD_FILE, CANDIDATES_FOLDER}
     record = CudaDecoderRecord.load(folder)
     assert (record.precision, record.kernels) == (precision, None)
     assert abs(record.weight_bytes - (folder / "weights.bin").stat().st_size) < 8192  # small ones are in the graph

@@ -77,3 +77,32 @@ def test_a_nucleus_wider_than_the_candidates_is_exact():
     drawn = {sampler.sample(logits) for _ in range(3000)}
     assert all(expected[token] > 0 for token in drawn)
     assert min(drawn) < size * 0.2 and max(drawn) > size * 0.99
+
+
+class BestFirst:
+    """A row whose best tokens can be had alone."""
+
+    def __init__(self, logits: np.ndarray):
+        self._logits, self.read = logits, []
+
+    def best(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        self.read.append(count)
+        ids = np.argsort(-self._logits, kind="stable")[:count]
+        return ids, self._logits[ids]
+
+    def all(self) -> np.ndarray:
+        self.read.append(len(self._logits))
+        return self._logits
+
+
+@pytest.mark.parametrize(("values", "read"), [
+    ({"temperature": 0}, 1), ({"top_k": 7}, 7), ({"top_k": 7, "top_p": 0.6}, 7), ({"top_p": 0.6}, VOCAB), ({}, VOCAB),
+    ({"temperature": 0, "repetition_penalty": 1.5}, VOCAB), ({"top_k": 7, "repetition_penalty": 1.5}, VOCAB)], ids=str)
+def test_a_choice_from_the_best_is_that_from_all(values: dict, read: int):
+    params = SamplingParams(**{"temperature": 1.3, "seed": 3, **values})
+    random = np.random.default_rng(1)
+    whole, parts = (Sampler(params, np.array([1, 2], np.int32), VOCAB) for _ in range(2))
+    for _ in range(200):
+        row = BestFirst(random.normal(0, 2, VOCAB).astype(np.float32))
+        assert parts.choose(row) == whole.sample(row._logits)
+        assert row.read == [read]
