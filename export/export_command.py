@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from export.exporter import export
-from export.precision import PRECISIONS, QUANTISED
+from export.precision import MIXED, PRECISIONS, QUANTISED
 from export.trtllm.exporter import export_trtllm
 from export.trtllm.options import DTYPES, WEIGHT_ONLY, TrtllmOptions
 from export.trtllm.parallel import Parallelism
@@ -24,9 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("onnx", "trtllm"), default="onnx",
                         help="ONNX graphs of both halves, or the vision encoder's graph and a TensorRT-LLM 1.2.1 "
                              "checkpoint of the decoder (default: onnx)")
-    parser.add_argument("--precision", choices=[*PRECISIONS, *QUANTISED],
+    parser.add_argument("--precision", choices=[*PRECISIONS, *QUANTISED, *MIXED],
                         help="format onnx: element type of weights and activations, or integers for the decoder's "
-                             "weights and float32 for all else (default: fp32)")
+                             "weights and for all else float32, or the type named (default: fp32)")
     add_trtllm_arguments(parser.add_argument_group("format trtllm"))
 
 

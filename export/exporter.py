@@ -15,7 +15,7 @@ import onnx_ir as ir
 from export.build_folder import BuildFolder, sha256
 from export.decoder_graph import decoder_model
 from export.graph import GraphBuilder
-from export.precision import PRECISIONS, QUANTISED, wide_precision
+from export.precision import PRECISIONS, quantisation_of, wide_precision
 from export.quantisation.blocks import RECIPE as QUANTISATION_RECIPE
 from export.vision_encoder_graph import vision_encoder_model
 from export.weight_files import write_model
@@ -31,8 +31,8 @@ def export(checkpoint_dir: Path, output: Path, precision: str = "fp32") -> Build
     Args:
         checkpoint_dir: a Hugging Face checkpoint folder.
         output: the build folder.
-        precision: a key of `PRECISIONS`, the element type of weights and activations, or of `QUANTISED`, the decoder's
-            weights as integers and all else in float32.
+        precision: a key of `PRECISIONS`, the element type of weights and activations; of `QUANTISED`, the decoder's
+            weights as integers and all else in float32; or of `MIXED`, with all else in a half type.
 
     Raises:
         CheckpointError: the checkpoint is incomplete, inconsistent or of another architecture.
@@ -90,12 +90,12 @@ class Export:
 
     def decoder(self) -> tuple[ir.Model, GraphBuilder]:
         return decoder_model(self.config, self.checkpoint, dtype=self._dtype,
-                             quantisation=QUANTISED.get(self.precision))
+                             quantisation=quantisation_of(self.precision))
 
     def write_decoder(self, decoder: tuple[ir.Model, GraphBuilder]) -> bool:
-        key = self.key
-        if self.precision in QUANTISED:
-            key = {**key, "quantisation": {**asdict(QUANTISED[self.precision]), "recipe": QUANTISATION_RECIPE}}
+        key, quantisation = self.key, quantisation_of(self.precision)
+        if quantisation is not None:
+            key = {**key, "quantisation": {**asdict(quantisation), "recipe": QUANTISATION_RECIPE}}
         return write_model(self.build, "onnx/decoder.onnx", *decoder, key)
 
     @property

@@ -15,7 +15,7 @@ from engines.fidelity.decoders import checked_decoder
 from engines.fidelity.expected import LOGITS, Expected, expectations, kept_expectations
 from engines.fidelity.next_token import next_token_results
 from engines.vision_encoder import vision_encoder
-from export.precision import wide_precision
+from export.precision import QUANTISED, wide_precision
 from qwen3vl.limits import Limits
 from qwen3vl.processor import Processor
 from qwen3vl.sampling import SamplingParams
@@ -69,7 +69,8 @@ class Check:
                                  SamplingParams(max_tokens=GREEDY_TOKENS))
 
     def _tolerance(self, expected: Expected, level: str) -> Tolerance:
-        precision = self._precision if level == LOGITS else wide_precision(self._precision)
+        on_cpu = level == LOGITS and self._precision in QUANTISED  # where activations are rounded to 8 bits
+        precision = self._precision if on_cpu else wide_precision(self._precision)
         return Tolerance(precision, expected.noise.get(level, 0.0))
 
     def _visual_rows(self, case: Case, expected: Expected, rows: np.ndarray) -> Iterator[Result]:

@@ -17,7 +17,7 @@ import numpy as np
 from engines.fidelity.cases import Case
 from engines.fidelity.comparison import distance
 from export.build_folder import replacing
-from export.precision import QUANTISED
+from export.precision import quantisation_of, wide_precision
 
 if TYPE_CHECKING:
     from engines.fidelity.reference import Reference
@@ -81,23 +81,28 @@ def expectations(checkpoint: Path, cases: Sequence[Case], precision: str, greedy
     """
     from engines.fidelity.reference import Reference
 
-    reference = Reference(checkpoint)
-    if precision in QUANTISED:
+    reference, quantisation, wide = Reference(checkpoint), quantisation_of(precision), wide_precision(precision)
+    if quantisation is not None:
         exact = [reference.logits(case) for case in cases]
-        reference.round_weights(QUANTISED[precision])
-        return [replace(_say(reference, case, greedy_tokens), noise={LOGITS: ACTIVATION_NOISE}, exact_logits=logits)
-                for case, logits in zip(cases, exact, strict=True)]
-    found = [_say(reference, case, greedy_tokens) for case in cases]
-    del reference
-    if precision == "fp32":
+        reference.round_weights(quantisation)
+        found = [replace(_say(reference, case, greedy_tokens), noise={LOGITS: ACTIVATION_NOISE}, exact_logits=logits)
+                 for case, logits in zip(cases, exact, strict=True)]
+    else:
+        found = [_say(reference, case, greedy_tokens) for case in cases]
+    if wide == "fp32":
         return found
-    rounded = Reference(checkpoint, precision)
+    if quantisation is not None:
+        reference.narrow(wide)
+        rounded = reference
+    else:
+        del reference
+        rounded = Reference(checkpoint, wide)
     for case, expected in zip(cases, found, strict=True):
         print(f"reference, {precision}: {case.name}", file=sys.stderr)
         rows, step = rounded.visual_rows(case), rounded.config.rows_per_token
         for level in range(step if len(rows) else 0):
-            expected.noise[str(level)] = distance(precision, rows[level::step], expected.rows[level::step])
-        expected.noise[LOGITS] = distance(precision, rounded.logits(case), expected.logits)
+            expected.noise[str(level)] = distance(wide, rows[level::step], expected.rows[level::step])
+        expected.noise[LOGITS] = distance(wide, rounded.logits(case), expected.logits)
     return found
 
 

@@ -48,6 +48,12 @@ class Reference:
         round_weights(self.model, self.config, quantisation)
         self.description += f", weights rounded to {quantisation.weights.bits} bits"
 
+    def narrow(self, precision: str) -> None:
+        """Go on in another precision, with the weights as they are now; rotary frequencies stay in float32."""
+        self._dtype = DTYPES[precision]
+        for parameter in self.model.parameters():
+            parameter.data = parameter.data.to(self._dtype)
+
     @torch.no_grad()
     def visual_rows(self, case: Case) -> np.ndarray:
         """float32 [(1 + D) * N, hidden], the rows of one token adjacent."""
