@@ -14,6 +14,7 @@ from engines.tensorrt.build import TensorRTOptions, build_vision_engine
 from engines.trtllm.build import build_decoder
 from engines.trtllm.options import TrtllmBuildOptions
 from export.build_folder import BuildFolder
+from export.precision import wide_precision
 from qwen3vl.config import ModelConfig
 from qwen3vl.errors import ArtifactError
 
@@ -64,7 +65,7 @@ def _build_engine(build: BuildFolder, name: str, target: str, tensorrt: TensorRT
     if target == "cuda":
         return (build_cuda_vision_engine(build, cuda) if name == "vision_encoder" else
                 build_cuda_decoder(build, cuda.decoder_kernels))
-    if build.manifest["precision"] == "bf16":
+    if wide_precision(build.manifest["precision"]) == "bf16":
         raise ArtifactError(f"ONNX Runtime has no bf16 kernels for the CPU, so engines/{name} cannot be made here: "
                             "export with --precision fp32 or fp16, build with --target cuda, or make the vision "
                             "encoder's engine alone with --target tensorrt and --engine vision_encoder")

@@ -15,6 +15,7 @@ from engines.onnxruntime.cuda_graph import fuse_for_cuda
 from engines.onnxruntime.cuda_session import KERNEL_LIBRARY, has_cuda, load_cuda_engine
 from engines.onnxruntime.session import ENGINE_FILE
 from export.build_folder import BuildFolder, sha256
+from export.precision import wide_precision
 from plugins.vision_kernels.operators import HEAD_SIZES
 from qwen3vl.config import ModelConfig
 from qwen3vl.errors import ArtifactError
@@ -78,7 +79,8 @@ def _require_suitable(build: BuildFolder, library: Path) -> None:
         raise ArtifactError(f"{library} does not exist: make it with `cmake -S plugins/vision_kernels -B "
                             "build/vision_kernels -DONNXRUNTIME_ROOT=...` and `cmake --build build/vision_kernels`, or "
                             "leave --vision-kernels out")
-    vision, precision = ModelConfig.from_dict(build.manifest["config"]).vision, build.manifest["precision"]
+    vision = ModelConfig.from_dict(build.manifest["config"]).vision
+    precision = wide_precision(build.manifest["precision"])
     if vision.head_dim not in HEAD_SIZES or precision not in KERNEL_PRECISIONS:
         raise ArtifactError(f"the vision kernels are for heads of {' or '.join(map(str, HEAD_SIZES))} in "
                             f"{' or '.join(KERNEL_PRECISIONS)}, but this build has heads of {vision.head_dim} in "

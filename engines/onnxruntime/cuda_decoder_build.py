@@ -13,7 +13,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from engines.onnxruntime.build import WEIGHTS_FILE
 from engines.onnxruntime.cuda_candidates_graph import write_candidates
 from engines.onnxruntime.cuda_decoder_graph import use_decoder_kernels
-from engines.onnxruntime.cuda_own_operators import cut_by_slices
+from engines.onnxruntime.cuda_own_operators import use_own_operators
 from engines.onnxruntime.cuda_record import ELEMENT_TYPES, LIBRARY_FILE, CudaDecoderRecord
 from engines.onnxruntime.cuda_session import has_cuda, load_decoder_session
 from engines.onnxruntime.cuda_visual_rows import read_padded_rows
@@ -53,7 +53,8 @@ def build_cuda_decoder(build: BuildFolder, kernels: Path | None) -> bool:
     if precision == "fp32":
         raise ArtifactError(f"the decoder was exported in {build.manifest['precision']}, whose activations are "
                             "float32, but ONNX Runtime has attention for a GPU in float16 and bfloat16 alone: export "
-                            "with --precision fp16 or bf16, or build with --engine vision_encoder")
+                            "with --precision fp16 or bf16, for weights of 4 bits int4-fp16 or int4-bf16, or build "
+                            "with --engine vision_encoder")
     if kernels is not None:
         require_suitable(config.text, kernels)
     library = kernels and sha256(kernels)
@@ -89,7 +90,7 @@ def write_cuda_decoder(source: Path, folder: Path, config: ModelConfig, *, kerne
         if kernels:
             use_decoder_kernels(model)
         else:
-            cut_by_slices(model)
+            use_own_operators(model)
         read_padded_rows(model, config.rows_per_token)
     except ValueError as error:
         raise ArtifactError(f"{source} cannot become an engine for a GPU: {error}") from error

@@ -8,6 +8,18 @@ import numpy as np
 import onnx_ir as ir
 
 
+def use_own_operators(model: ir.Model) -> None:
+    """Rewrite the exported decoder in place. Its inputs and outputs stay as they are.
+
+    Raises:
+        ValueError: its experts are of few bits, whose order in memory is another one in the kernel for GPUs.
+    """
+    if quantised := [node for node in model.graph if node.op_type == "QMoE"]:
+        raise ValueError(f"ONNX Runtime's kernel for {quantised[0].name} takes another order of bits on a GPU than on "
+                         "a CPU: build with --decoder-kernels, or export with --precision fp16 or bf16")
+    cut_by_slices(model)
+
+
 def cut_by_slices(model: ir.Model) -> int:
     """Turn every `Split` along the last axis into `Slice`s. Returns how many.
 

@@ -308,6 +308,14 @@ def test_what_no_kernel_is_for_is_refused(exports: dict[str, Path], tmp_path: Pa
         build("fp32", None)
 
 
+def test_experts_of_few_bits_need_the_kernels(tmp_path: Path):
+    checkpoint = add_processor_files(make_checkpoint(tmp_path / "checkpoint", text={"moe_intermediate_size": 48}))
+    build = export(checkpoint, tmp_path / "build", "int4")
+    config = ModelConfig.from_dict(build.manifest["config"])
+    with pytest.raises(ArtifactError, match=r"another order of bits on a GPU.*--decoder-kernels"):
+        write_cuda_decoder(build.path / "onnx/decoder.onnx", tmp_path, config, kernels=False)
+
+
 def test_the_library_comes_with_an_engine_of_suitable_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Small shapes stand for the kernels', for the real ones take gigabytes."""
     checkpoint = add_processor_files(make_checkpoint(tmp_path / "checkpoint", text={"vocab_size": 304}))
