@@ -15,9 +15,6 @@ log = logging.getLogger(__name__)
 PROVIDER = "CUDAExecutionProvider"
 # The library of plugins/vision_kernels, in the folder of an engine that was built with it.
 KERNEL_LIBRARY = "libvision_kernels.so"
-# Weights of tens of gigabytes: allocated as large as they are, one by one, not in an arena that doubles.
-MEMORY_OPTIONS = {"arena_extend_strategy": "kSameAsRequested"}
-MEMORY_CONFIG = {"session.use_device_allocator_for_initializers": "1"}
 
 
 def has_cuda() -> bool:
@@ -26,12 +23,12 @@ def has_cuda() -> bool:
 
 
 def load_cuda_engine(folder: Path, provider_options: dict[str, str] | None = None,
-                     config: dict[str, str] | None = None) -> onnxruntime.InferenceSession:
+                     options: onnxruntime.SessionOptions | None = None) -> onnxruntime.InferenceSession:
     """Load `<folder>/engine.onnx` on the GPU, with the libraries of operators that are beside it.
 
     Args:
         provider_options: of ONNX Runtime's CUDA provider.
-        config: entries of the session's configuration.
+        options: of the session, for this one alone.
 
     Raises:
         ArtifactError: there is no such engine, no GPU, or ONNX Runtime refuses it.
@@ -42,9 +39,7 @@ def load_cuda_engine(folder: Path, provider_options: dict[str, str] | None = Non
     if not has_cuda():
         raise ArtifactError(f"{path} is for a GPU, but the installed ONNX Runtime {onnxruntime.__version__} has no "
                             f"{PROVIDER}: install onnxruntime-gpu instead of onnxruntime")
-    options = session_options(threads=1)
-    for name, value in (config or {}).items():
-        options.add_session_config_entry(name, value)
+    options = options or session_options(threads=1)
     try:
         for library in sorted(folder.glob("lib*.so")):
             options.register_custom_ops_library(str(library))
@@ -60,10 +55,10 @@ def load_cuda_engine(folder: Path, provider_options: dict[str, str] | None = Non
 
 
 def load_on(device: str, folder: Path) -> onnxruntime.InferenceSession:
-    """Load `<folder>/engine.onnx` on "cuda", without doubling its memory, or "cpu". Errors: see `load_cuda_engine`."""
+    """Load an engine of a decoder on "cuda" or "cpu". Errors as in `load_cuda_engine`."""
     if device == "cpu":
         return load_session(folder / ENGINE_FILE, session_options())
-    return load_cuda_engine(folder, MEMORY_OPTIONS, MEMORY_CONFIG)
+    return load_cuda_engine(folder, options=_decoder_options())
 
 
 def load_decoder_session(folder: Path, device: str, *, graphs: bool = True) -> onnxruntime.InferenceSession:
@@ -74,8 +69,17 @@ def load_decoder_session(folder: Path, device: str, *, graphs: bool = True) -> o
     if device == "cpu" or not graphs:
         return load_on(device, folder)
     try:
-        return load_cuda_engine(folder, {**MEMORY_OPTIONS, "enable_cuda_graph": "1"}, MEMORY_CONFIG)
+        return load_cuda_engine(folder, {"enable_cuda_graph": "1"}, _decoder_options())
     except ArtifactError as error:
         session = load_on(device, folder)
         log.warning("the decoder runs without CUDA graphs, so its steps take longer: %s", error)
         return session
+
+
+def _decoder_options() -> onnxruntime.SessionOptions:
+    options = session_options(threads=1)
+    # Tens of gigabytes of weights, each allocated by itself: an arena would double as it grows.
+    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    # Chunks and tables have any size, and a plan would be kept for each of them.
+    options.enable_mem_pattern = False
+    return options
