@@ -8,8 +8,8 @@ usage() {
 Usage: ONNXRUNTIME_ROOT=FOLDER scripts/verify_cuda.sh [options of bench.decoder_cuda.serve_check]
 
 Builds the operator library of plugins/decoder_kernels, then builds, checks and serves a random model with the shapes of
-Qwen3-VL-30B-A3B and four layers: see python -m bench.decoder_cuda.serve_check --help. Takes about two minutes and 20 GB of
-disk. Exit code: 0 if everything passed.
+Qwen3-VL-30B-A3B and four layers: see python -m bench.decoder_cuda.serve_check --help. Takes 20 GB of disk. Exit
+code: 0 if everything passed.
 
 Needed: CMake, nvcc, ONNX Runtime's C headers in $ONNXRUNTIME_ROOT/include, and a Python (PYTHON, default: python3) with
 this project's extras cuda, export and check at the versions of constraints.txt, but onnxruntime-gpu in the place of

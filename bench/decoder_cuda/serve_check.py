@@ -205,6 +205,7 @@ def ask_all(batcher: Batcher, requests: list[GenerationRequest]) -> list[list[in
 
 
 def through_triton(build: Path) -> str:
+    build_engines(build, "cuda", ["vision_encoder"])
     compose(build, Options(slots=SLOTS), {"total_tokens": LIMITS.total_tokens, "prompt_tokens": LIMITS.prompt_tokens})
     with TritonServer(build, log=build / "tritonserver.log") as server:
         began = time.monotonic()
@@ -222,9 +223,9 @@ def require(condition: bool, message: str) -> None:
 
 
 def build_engine(build: Path, device: str, kernels: Path | None, with_kernels: bool) -> Path:
-    """Make both engines of a build, the decoder's with the kernels or without. Returns `engines/`."""
+    """Make the decoder's engine, with the kernels or without. Returns `engines/`."""
     if device == "cuda":
-        build_engines(build, "cuda", cuda=CudaBuildOptions(decoder_kernels=kernels if with_kernels else None))
+        build_engines(build, "cuda", ["decoder"], cuda=CudaBuildOptions(decoder_kernels=kernels if with_kernels else None))
         return build / "engines"
     build_engines(build, "cpu", ["vision_encoder"])
     folder = build / f"engines{'-kernels' if with_kernels else ''}"
