@@ -225,7 +225,8 @@ def require(condition: bool, message: str) -> None:
 def build_engine(build: Path, device: str, kernels: Path | None, with_kernels: bool) -> Path:
     """Make the decoder's engine, with the kernels or without. Returns `engines/`."""
     if device == "cuda":
-        build_engines(build, "cuda", ["decoder"], cuda=CudaBuildOptions(decoder_kernels=kernels if with_kernels else None))
+        options = CudaBuildOptions(decoder_kernels=kernels if with_kernels else None)
+        build_engines(build, "cuda", ["decoder"], cuda=options)
         return build / "engines"
     build_engines(build, "cpu", ["vision_encoder"])
     folder = build / f"engines{'-kernels' if with_kernels else ''}"
