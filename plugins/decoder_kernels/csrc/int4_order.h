@@ -20,15 +20,24 @@ QWEN3VL_HOST_DEVICE constexpr int lane_codes(int first_k, int q) {
   return first_k / kCodeGroup * (kCodeGroup / 2) + q * 16 + first_k % kCodeGroup / 64 * 8;
 }
 
+QWEN3VL_HOST_DEVICE inline std::uint32_t and_or(std::uint32_t x, std::uint32_t mask, std::uint32_t bits) {
+#ifdef __CUDA_ARCH__
+  asm("lop3.b32 %0, %0, %1, %2, 0xea;" : "+r"(x) : "r"(mask), "r"(bits));  // the compiler makes two of it
+  return x;
+#else
+  return (x & mask) | bits;
+#endif
+}
+
 // The codes c of k = 2 j and 2 j + 1 of a word as two numbers of 16 bits, in one operation on both besides the shift: a
 // code becomes the mantissa's bits that are worth 1 of a power of two. As bfloat16, 2^7 + c: seven bits of mantissa.
-QWEN3VL_HOST_DEVICE constexpr std::uint32_t bfloat16_codes(std::uint32_t word, int j) {
-  return (word >> (4 * j) & 0x000f000fu) | 0x43004300u;
+QWEN3VL_HOST_DEVICE inline std::uint32_t bfloat16_codes(std::uint32_t word, int j) {
+  return and_or(word >> (4 * j), 0x000f000fu, 0x43004300u);
 }
 
 // As float16, 2^6 + c: ten bits of mantissa, the last four unused, so that the number to take off again is small.
-QWEN3VL_HOST_DEVICE constexpr std::uint32_t float16_codes(std::uint32_t word, int j) {
-  return ((j == 0 ? word << 4 : word >> (4 * j - 4)) & 0x00f000f0u) | 0x54005400u;
+QWEN3VL_HOST_DEVICE inline std::uint32_t float16_codes(std::uint32_t word, int j) {
+  return and_or(j == 0 ? word << 4 : word >> (4 * j - 4), 0x00f000f0u, 0x54005400u);
 }
 
 constexpr float kBfloat16CodeOffset = 128.f, kFloat16CodeOffset = 64.f;
