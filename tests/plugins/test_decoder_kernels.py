@@ -33,6 +33,15 @@ def test_missing_onnxruntime_is_explained(tmp_path: Path, root: str) -> None:
 
 
 @needs_cmake
+def test_operators_without_cublas_are_refused(tmp_path: Path) -> None:
+    headers = tmp_path / "onnxruntime/include"
+    headers.mkdir(parents=True)
+    (headers / "onnxruntime_c_api.h").touch()
+    message = refusal(PROJECT, tmp_path / "build", f"-DONNXRUNTIME_ROOT={headers.parent}", "-DWITH_CUBLAS=OFF")
+    assert "The operator library needs cuBLAS" in message and "-DWITH_ONNXRUNTIME=OFF" in message
+
+
+@needs_cmake
 def test_tests_of_how_work_is_divided_pass_without_cuda(tmp_path: Path) -> None:
     require_cpu_tests_pass(PROJECT, tmp_path)
 

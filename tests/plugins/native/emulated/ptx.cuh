@@ -1,5 +1,5 @@
-// What prefill attention needs of plugins/hopper/ptx.cuh and of CUDA's device functions, for a thread block whose threads
-// are threads of a CPU. Copies are done when they are asked for.
+// What prefill attention needs of plugins/hopper/ptx.cuh and of CUDA's device functions, for a thread block whose
+// threads are threads of a CPU. Copies are done when they are asked for.
 #pragma once
 
 #include <cuda_bf16.h>

@@ -1,5 +1,6 @@
 // plugins/hopper/wgmma.cuh for a CPU: products are done when they are asked for. Descriptors, fragments and sums are as
-// the PTX ISA, "Asynchronous Warpgroup Level Matrix Instructions", has them, for matrices with the swizzle of 128 bytes.
+// the PTX ISA, "Asynchronous Warpgroup Level Matrix Instructions", has them, for matrices with the swizzle of 128
+// bytes.
 #pragma once
 
 #include "matrix_layout.h"
