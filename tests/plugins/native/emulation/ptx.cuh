@@ -1,0 +1,67 @@
+// plugins/hopper/ptx.cuh on a CPU, as far as the streamed kernels use it. Copies are done at once: one that is started too
+// early overwrites what others still read.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "device.h"
+
+namespace qwen3vl {
+
+struct EmulatedBarrier {
+  std::uint8_t phase, arrivals, pending, unused;
+  std::int32_t bytes;
+
+  void arrive() {
+    if (pending == 0) ::emulation::fail("more arrivals at an mbarrier than it expects");
+    --pending;
+    end_phase();
+  }
+
+  void end_phase() {
+    if (pending > 0 || bytes != 0) return;
+    phase ^= 1;
+    pending = arrivals;
+  }
+};
+
+inline EmulatedBarrier& emulated(std::uint64_t* barrier) { return *reinterpret_cast<EmulatedBarrier*>(barrier); }
+
+inline void wait_for_previous_kernel() {}
+inline void let_next_kernel_start() {}
+inline void barrier_init_done() {}
+inline std::uint64_t streaming_policy() { return 0; }
+
+inline void barrier_init(std::uint64_t* barrier, std::uint32_t arrivals) {
+  const auto count = static_cast<std::uint8_t>(arrivals);
+  emulated(barrier) = {0, count, count, 0, 0};
+}
+
+inline void barrier_arrive(std::uint64_t* barrier) { emulated(barrier).arrive(); }
+
+inline void barrier_arrive_expecting(std::uint64_t* barrier, std::uint32_t bytes) {
+  emulated(barrier).bytes += static_cast<std::int32_t>(bytes);
+  emulated(barrier).arrive();
+}
+
+inline void barrier_wait(std::uint64_t* barrier, std::uint32_t parity) {
+  while (emulated(barrier).phase == parity) ::emulation::yield();
+}
+
+inline void bulk_copy(void* target, const void* source, std::uint32_t bytes, std::uint64_t* barrier, std::uint64_t) {
+  const auto misplaced = reinterpret_cast<std::uintptr_t>(target) | reinterpret_cast<std::uintptr_t>(source) | bytes;
+  if (misplaced % 16 != 0) ::emulation::fail("a bulk copy that is not of whole 16 bytes");
+  std::memcpy(target, source, bytes);
+  emulated(barrier).bytes -= static_cast<std::int32_t>(bytes);
+  emulated(barrier).end_phase();
+}
+
+inline void bulk_prefetch(const void*, std::uint32_t bytes) {
+  if (bytes % 16 != 0) ::emulation::fail("a prefetch that is not of whole 16 bytes");
+}
+
+inline void release_add(int* counter, int value) { *counter += value; }
+inline int acquire_load(const int* counter) { return *counter; }
+
+}  // namespace qwen3vl
