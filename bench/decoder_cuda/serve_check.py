@@ -252,7 +252,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds for everything")
     args = parser.parse_args(argv)
-    faulthandler.dump_traceback_later(args.limit, exit=True)
+    faulthandler.dump_traceback_later(args.limit, exit=True, file=sys.__stderr__)
     results: dict[str, dict] = {}
 
     def check(name: str, run: Callable[[], object]) -> object:
