@@ -9,6 +9,9 @@ from triton_repo.build_paths import BuildPaths
 from triton_repo.config_pbtxt import CONFIG_FILE, read_config
 from triton_repo.roles import Role
 
+# Activations of the vision encoder, and CUDA's context in its process. An allowance, not a measurement.
+VISION_BYTES = 2 << 30
+
 
 def require_memory(build: BuildPaths, role: Role) -> None:
     """Check the decoder of the target `cuda`; others plan their memory themselves, or have the host's.
@@ -21,4 +24,11 @@ def require_memory(build: BuildPaths, role: Role) -> None:
         return
     parameters = read_config(build.repository(role) / "decoder" / CONFIG_FILE).parameters
     require_gpu_memory(CudaDecoderRecord.load(folder), EngineDescription.load(build.engines).config,
-                       int(parameters["slots"].string_value), build.limits().total_tokens)
+                       int(parameters["slots"].string_value), build.limits().total_tokens, _vision_bytes(build, role))
+
+
+def _vision_bytes(build: BuildPaths, role: Role) -> int:
+    """What the vision encoder will take of the same GPU once there is an image."""
+    if "vision_encoder" not in role.engines:
+        return 0
+    return VISION_BYTES + sum(file.stat().st_size for file in (build.engines / "vision_encoder").iterdir())

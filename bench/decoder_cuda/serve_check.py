@@ -165,6 +165,20 @@ class Checks:
         require(worst <= ALLOWED_NOISE * noise, f"off by {worst:.2e}, torch by {noise:.2e}")
         return f"off by {worst:.1e}, torch in this precision by {noise:.1e}"
 
+    def times(self) -> str:
+        """Wall time of steps, greedy choice included, beside a cache of 1000 tokens each: medians."""
+        decoder, found = CudaDecoder(self._engines, SLOTS, LIMITS.total_tokens, self._device), []
+        for count in (1, 4, 8, SLOTS):
+            seconds, lengths = [], np.full(count, 1001, np.int32)
+            for _ in range(20):
+                began = time.perf_counter()
+                rows = decoder.decode_rows(np.arange(count, dtype=np.int32), lengths - 1, lengths)
+                for row in rows:
+                    row.best(1) or row.all().argmax()
+                seconds.append(time.perf_counter() - began)
+            found.append(f"{count}: {np.median(seconds) * 1e3:.2f} ms")
+        return f"steps of {decoder.config.text.num_hidden_layers} layers: {', '.join(found)}"
+
     def answers(self) -> str:
         """Many requests at once; each token must be among the best of torch in float32, as near as it is itself."""
         batcher = Batcher(self._engines, LIMITS, SLOTS, PrefillSettings(max_tokens=64), device=self._device)
@@ -288,6 +302,7 @@ def main(argv: list[str] | None = None) -> int:
         check(f"{side}: whole prompts, steps without graphs", lambda checks=checks: checks.logits(4096, False))
         check(f"{side}: chunks of {CHUNK}, steps as graphs", lambda checks=checks: checks.logits(CHUNK, True))
         check(f"{side}: answers", lambda checks=checks: checks.answers())
+        check(f"{side}: time of steps", lambda checks=checks: checks.times())
         if on_gpu:
             check(f"{side}: through Triton", lambda: through_triton(build))
     args.output.write_text(json.dumps({

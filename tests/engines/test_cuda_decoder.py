@@ -346,7 +346,7 @@ def test_what_does_not_fit_a_gpu_is_refused_with_the_sizes():
     assert record.cache_bytes(config, 3, 100) == 300 * token
     require_fit(record, config, 3, 100, free=64 * 10**9, total=80 * 10**9)
     with pytest.raises(ArtifactError, match=r"needs 63\.\d GB.*61\.0 GB of weights.*3 slots of 100 tokens.*62\.0 GB of "
-                                            r"80\.0 GB are free: lower --slots"):
+                                            r"80\.0 GB are left for it: lower --slots"):
         require_fit(record, config, 3, 100, free=62 * 10**9, total=80 * 10**9)
 
 
