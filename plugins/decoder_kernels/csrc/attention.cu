@@ -250,8 +250,8 @@ __global__ void __launch_bounds__(kWarps * 32, 2) attention_kernel(const Attenti
                  static_cast<std::int64_t>(sequence) * (heads + 2 * arguments.kv_heads) * kHeadSize;
 #pragma unroll
   for (int head = warp; head < kSharing; head += kWarps) {
-    const uint2 query = normed_and_turned<T>(head_pairs(qkv + (kv_head * kSharing + head) * kHeadSize, lane), query_norm,
-                                             cosine, sine, arguments.epsilon);
+    const uint2 query = normed_and_turned<T>(head_pairs(qkv + (kv_head * kSharing + head) * kHeadSize, lane),
+                                             query_norm, cosine, sine, arguments.epsilon);
     auto* row = reinterpret_cast<std::uint32_t*>(shared.queries[head]);
     row[lane] = query.x;
     row[32 + lane] = query.y;
@@ -413,14 +413,13 @@ int qwen3vl_decode_attention(void* out, const void* qkv, const void* query_norm,
                              const int32_t* total_lengths, int batch, int heads, int kv_heads, int head_size,
                              int capacity, float epsilon, float scale, int type, int splits, void* stream) {
   using namespace qwen3vl;
-  if (batch < 1) return cudaErrorInvalidValue;
-  if (head_size != kHeadSize || heads != kv_heads * kSharing) return cudaErrorInvalidValue;
+  if (batch < 1 || head_size != kHeadSize || heads != kv_heads * kSharing) return cudaErrorInvalidValue;
   if (splits == 0) {
     splits = 8;  // as many as run at once; the exchange between many is dear, then one block a multiprocessor is enough
     while (splits > 1 && batch * kv_heads * splits > multiprocessor_count() * (splits > 2 ? 1 : 2)) splits /= 2;
   }
-  const AttentionArguments arguments{out,    qkv,           query_norm, key_norm, cosines,  sines,    keys,
-                                     values, total_lengths, kv_heads, capacity, epsilon, scale};
+  const AttentionArguments arguments{out,    qkv,           query_norm, key_norm, cosines, sines, keys,
+                                     values, total_lengths, kv_heads,   capacity, epsilon, scale};
   const auto on = static_cast<cudaStream_t>(stream);
   if (type == QWEN3VL_BFLOAT16) return dispatch_attention<__nv_bfloat16>(arguments, batch, splits, on);
   if (type == QWEN3VL_FLOAT16) return dispatch_attention<__half>(arguments, batch, splits, on);
