@@ -80,8 +80,10 @@ class FrameEncoder(ABC):
                 encoded = self.encode_frames((h, w), np.stack([frames[index][2] for index in part]))
                 rows.update(zip(part, np.split(encoded, len(part)), strict=True))
         none = np.empty((0, self.config.text.hidden_size), np.float32)
-        return [np.concatenate([none, *(rows[i] for i, frame in enumerate(frames) if frame[0] == owner)])
-                for owner in range(len(requests))]
+        by_request = [[rows[i] for i, frame in enumerate(frames) if frame[0] == owner]
+                      for owner in range(len(requests))]
+        # One frame's rows can be 70 MB: they are not copied to be by themselves.
+        return [parts[0] if len(parts) == 1 else np.concatenate([none, *parts]) for parts in by_request]
 
     def validate(self, patches: np.ndarray, grids: np.ndarray) -> None:
         """Check that patches and grids fit each other, the model and the engine.
