@@ -78,7 +78,8 @@ struct ManyTokensPlan {
 
   static __device__ void begin(Plan& plan, Scratch& scratch) {
     plan.clear();
-    for (int i = threadIdx.x; i < kWarps * kMaxExperts; i += kWarps * 32) scratch.counts[0][i] = 0;
+    auto* counts = reinterpret_cast<std::int32_t*>(scratch.counts);
+    for (int i = threadIdx.x; i < kWarps * kMaxExperts; i += kWarps * 32) counts[i] = 0;
   }
 
   static __device__ void make(Plan& plan, Scratch& scratch, const std::int32_t* chosen, int tokens, int k) {
