@@ -45,6 +45,7 @@ def test_kernels_agree_with_sums_in_double_precision(tmp_path: Path) -> None:
     program = tmp_path / "streamed_kernels_test"
     # As C++, with CUDA's types.
     subprocess.run(["nvcc", "-x", "c++", "-std=c++17", "-O1", "-w", "-include", NATIVE / "emulation/device.h",
-                    "-I", NATIVE / "emulation", "-I", tmp_path, NATIVE / "streamed_kernels_test.cpp", "-o", program], check=True)
+                    "-I", NATIVE / "emulation", "-I", tmp_path, NATIVE / "streamed_kernels_test.cpp",
+                    "-o", program], check=True)
     run = subprocess.run([program], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
