@@ -9,16 +9,9 @@
 #include <vector>
 
 #include "word_exchange.h"
+#include "expect.h"
 
 using namespace qwen3vl;
-
-#define EXPECT(condition)                                                  \
-  do {                                                                     \
-    if (!(condition)) {                                                    \
-      std::printf("%s:%d: %s is false\n", __FILE__, __LINE__, #condition); \
-      std::exit(1);                                                        \
-    }                                                                      \
-  } while (false)
 
 using Counts = std::vector<int>;  // pairs of each expert
 

@@ -1,19 +1,10 @@
 // Swizzled matrices: every element has its place, and the matrix units, told so by a descriptor, look for it there.
 #include "matrix_layout.h"
+#include "expect.h"
 
-#include <cstdio>
-#include <cstdlib>
 #include <set>
 
 using namespace qwen3vl;
-
-#define EXPECT(condition)                                                  \
-  do {                                                                     \
-    if (!(condition)) {                                                    \
-      std::printf("%s:%d: %s is false\n", __FILE__, __LINE__, #condition); \
-      std::exit(1);                                                        \
-    }                                                                      \
-  } while (false)
 
 // A descriptor's fields, as the PTX ISA has them: bits 0 to 13, 16 to 29, 32 to 45 and 62 to 63.
 struct Fields {

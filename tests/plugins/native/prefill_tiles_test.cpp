@@ -1,21 +1,11 @@
 // Prefill attention: every new token is attended to once for each head, sees the keys up to its own and no others, and
 // nothing behind the sequence's end reaches a product.
 #include "prefill_tiles.h"
+#include "expect.h"
 
-#include <cstdio>
-#include <cstdlib>
 #include <vector>
 
 using namespace qwen3vl;
-
-#define EXPECT(condition)                                                                               \
-  do {                                                                                                  \
-    if (!(condition)) {                                                                                 \
-      std::printf("%s:%d: %s is false: %d tokens after %d, %d heads\n", __FILE__, __LINE__, #condition, \
-                  tokens, past, kv_heads);                                                              \
-      std::exit(1);                                                                                     \
-    }                                                                                                   \
-  } while (false)
 
 void check(int tokens, int past, int kv_heads) {
   std::vector<int> seen(tokens * kv_heads);

@@ -6,16 +6,9 @@
 #include <vector>
 
 #include "tiles.h"
+#include "expect.h"
 
 using namespace qwen3vl;
-
-#define EXPECT(condition)                                                     \
-  do {                                                                        \
-    if (!(condition)) {                                                       \
-      std::printf("%s:%d: %s is false\n", __FILE__, __LINE__, #condition);    \
-      std::exit(1);                                                           \
-    }                                                                         \
-  } while (false)
 
 void places_are_distinct_and_fill_the_workspace(int head_size, int rows, int tile_rows) {
   const int chunks = score_chunks(head_size);
