@@ -8,29 +8,24 @@ the others from being checked; an error of CUDA does, as it leaves the process w
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import json
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from bench.cuda_timing import graph_of, milliseconds
-from bench.decoder_cuda.model import Shape
-from bench.decoder_cuda.run import Record
+from bench.cuda_timing import PEAK, graph_of, milliseconds
+from bench.decoder_cuda.model import Shape, element_type
+from bench.decoder_cuda.record import Record, parser
 from bench.decoder_cuda.watch import watched
-from plugins.decoder_kernels.kernel_library import DecoderKernels, type_number
+from plugins.decoder_kernels.kernel_library import DecoderKernels
 
 LARGEST_ERROR = {torch.bfloat16: 5e-3, torch.float16: 8e-4}  # of results; weights and results are rounded
 LARGEST_KEY_ERROR = {torch.bfloat16: 2e-3, torch.float16: 3e-4}  # they are rounded once
 TOKENS, PASTS = (1, 2, 17, 64, 129, 512, 1024, 2048), (0, 1, 63, 1000)
 TIMED = ((64, 0), (256, 0), (512, 0), (1024, 0), (2048, 0), (4096, 0), (512, 2048), (512, 16384), (17, 1000))
 REPEATED = 8  # calls of one graph
-PEAK = 989e12  # operations a second on the tensor cores: an H100's and H200's data sheet
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,7 @@ class Attention:
                                             self.sines, self.keys, self.values, self.total)]
         kernels.call("prefill_attention", *addresses, len(self.qkv), s.heads, s.kv_heads, s.head_size,
                      self.keys.shape[1], s.epsilon, s.head_size**-0.5,
-                     type_number(str(self.qkv.dtype).removeprefix("torch.")), torch.cuda.current_stream().cuda_stream)
+                     element_type(self.qkv.dtype), torch.cuda.current_stream().cuda_stream)
 
     def heads(self, shape: Shape) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries and keys, normed and turned, and values: float64 [heads, tokens, head_size]."""
@@ -168,16 +163,9 @@ def _microseconds(work) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kernels", type=Path, required=True, help="libdecoder_kernels.so")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
-    args = parser.parse_args()
+    args = parser(__doc__).parse_args()
     torch.manual_seed(0)
-    shape, kernels, record = Shape(), DecoderKernels(args.kernels), Record(args.output)
-    record.add("about", {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": "python -m bench.decoder_cuda.attention_prefill " + " ".join(sys.argv[1:]),
-        "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "cuda": torch.version.cuda})
+    shape, kernels, record = Shape(), DecoderKernels(args.kernels), Record(args.output, "attention_prefill")
     bad = check(kernels, shape, torch.bfloat16) + check(kernels, shape, torch.float16)
     record.add("wrong", bad)
     print("\n".join(["WRONG:", *bad]) if bad else "all outputs are right", flush=True)

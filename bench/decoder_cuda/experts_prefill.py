@@ -8,20 +8,17 @@ the others from being checked; an error of CUDA does, as it leaves the process w
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from bench.cuda_timing import graph_of, milliseconds
+from bench.cuda_timing import PEAK, graph_of, milliseconds
 from bench.decoder_cuda.experts_reference import reference, routings
-from bench.decoder_cuda.model import Layer, Shape, random_layer
-from bench.decoder_cuda.run import Record, bandwidth
+from bench.decoder_cuda.model import Layer, Shape, element_type, random_layer
+from bench.decoder_cuda.record import Record, parser
+from bench.decoder_cuda.run import bandwidth
 from bench.decoder_cuda.watch import watched
-from plugins.decoder_kernels.kernel_library import DecoderKernels, type_number
+from plugins.decoder_kernels.kernel_library import DecoderKernels
 
 LARGEST_ERROR = {torch.bfloat16: 6e-3, torch.float16: 8e-4}  # of y; two roundings, of activations and of outputs
 CHECKED_TOKENS = (1, 7, 33, 64, 300, 1024, 2048)
@@ -29,7 +26,6 @@ ROUTED_TOKENS = (257, 300, 2048)  # more than the router of a decode step takes
 TIMED_TOKENS = (128, 256, 512, 1024, 2048, 4096)
 STEP_TOKENS = 256  # the most that the experts' kernel of a decode step takes at once
 LAYERS = 4  # with weights of their own, more than the second-level cache holds
-PEAK = 989e12  # operations a second on the tensor cores: an H100's and H200's data sheet
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,8 @@ class Chunk:
         tokens, k = self.chosen.shape
         kernels.call("experts_prefill", *(t.data_ptr() for t in (
             self.y, self.workspace, self.x, self.chosen, self.weights, layer.gate_up, layer.down)), tokens, k,
-            shape.experts, shape.hidden, shape.inner, _type(self.x), torch.cuda.current_stream().cuda_stream)
+            shape.experts, shape.hidden, shape.inner, element_type(self.x.dtype),
+            torch.cuda.current_stream().cuda_stream)
 
 
 def check(kernels: DecoderKernels, shape: Shape, dtype: torch.dtype) -> dict[str, float]:
@@ -90,7 +87,8 @@ def check_router(kernels: DecoderKernels, shape: Shape, dtype: torch.dtype) -> d
             weights, counters = torch.empty(chosen.shape, device="cuda"), torch.full_like(chosen[:32], 7)
             kernels.call("router", *(t.data_ptr() for t in (normed, chosen, weights, counters)), counters.numel(),
                          *(t.data_ptr() for t in (x, layer.expert_norm, layer.router)), tokens, shape.hidden,
-                         shape.experts, shape.chosen, shape.epsilon, _type(x), torch.cuda.current_stream().cuda_stream)
+                         shape.experts, shape.chosen, shape.epsilon, element_type(x.dtype),
+                         torch.cuda.current_stream().cuda_stream)
             wide = x.double()
             expected = wide * (wide.square().mean(1, keepdim=True) + shape.epsilon).rsqrt() * layer.expert_norm.double()
             logits = normed.double() @ layer.router.double().T
@@ -146,12 +144,12 @@ def _router(kernels: DecoderKernels, shape: Shape, layers: list[Layer], chunk: C
         for layer in layers:
             kernels.call("router", normed.data_ptr(), chosen.data_ptr(), weights.data_ptr(), counters.data_ptr(), 256,
                          chunk.x.data_ptr(), layer.expert_norm.data_ptr(), layer.router.data_ptr(), tokens,
-                         shape.hidden, shape.experts, k, shape.epsilon, _type(chunk.x), stream)
+                         shape.hidden, shape.experts, k, shape.epsilon, element_type(chunk.x.dtype), stream)
             if then_experts:
                 kernels.call("experts", y.data_ptr(), activations.data_ptr(), counters.data_ptr(), chunk.x.data_ptr(),
                              chunk.chosen.data_ptr(), chunk.weights.data_ptr(), layer.gate_up.data_ptr(),
                              layer.down.data_ptr(), tokens, k, shape.experts, shape.hidden, shape.inner,
-                             _type(chunk.x), stream)
+                             element_type(chunk.x.dtype), stream)
 
     return run
 
@@ -175,22 +173,12 @@ def _microseconds(work, layers: list[Layer]) -> float:
     return milliseconds(graph_of(work), 15) * 1e3 / len(layers)
 
 
-def _type(x: torch.Tensor) -> int:
-    return type_number(str(x.dtype).removeprefix("torch."))
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kernels", type=Path, required=True, help="libdecoder_kernels.so")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--tokens", type=int, nargs="*", default=list(TIMED_TOKENS), help="chunks to time")
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--tokens", type=int, nargs="*", default=list(TIMED_TOKENS), help="chunks to time")
+    args = options.parse_args()
     torch.manual_seed(0)
-    shape, kernels, record = Shape(layers=LAYERS), DecoderKernels(args.kernels), Record(args.output)
-    record.add("about", {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": "python -m bench.decoder_cuda.experts_prefill " + " ".join(sys.argv[1:]),
-        "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "cuda": torch.version.cuda})
+    shape, kernels, record = Shape(layers=LAYERS), DecoderKernels(args.kernels), Record(args.output, "experts_prefill")
     bad = []
     for dtype in (torch.bfloat16, torch.float16):
         errors = check_router(kernels, shape, dtype) | check(kernels, shape, dtype)

@@ -8,19 +8,17 @@ check has its own time limit, after which its process ends and says which one hu
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import subprocess
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 
 from bench.decoder_cuda.int4_check import EXPORTED_BLOCK, LARGEST_ERROR, check_experts, check_products
 from bench.decoder_cuda.int4_model import Int4Step, random_int4_layer
 from bench.decoder_cuda.model import Shape, random_head
-from bench.decoder_cuda.run import Record, bandwidth, time_batch
+from bench.decoder_cuda.record import Record, parser
+from bench.decoder_cuda.run import bandwidth, time_batch
 from bench.decoder_cuda.watch import watched
 from plugins.decoder_kernels.kernel_library import DecoderKernels
 
@@ -63,24 +61,18 @@ def time_steps(kernels: DecoderKernels, record: Record, batches: list[int], past
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kernels", type=Path, required=True, help="libdecoder_kernels.so")
-    parser.add_argument("--output", type=Path, required=True, help="out.json: writes out-products.json and so on")
-    parser.add_argument("--part", choices=PARTS, help="this one only, in this process")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 128])
-    parser.add_argument("--past", type=int, default=1024, help="tokens in the cache before a timed step")
-    parser.add_argument("--block", type=int, default=EXPORTED_BLOCK, choices=(32, 64, 128), help="of timed steps")
-    args = parser.parse_args()
+    options = parser(__doc__, "out.json: writes out-products.json and so on")
+    options.add_argument("--part", choices=PARTS, help="this one only, in this process")
+    options.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 128])
+    options.add_argument("--past", type=int, default=1024, help="tokens in the cache before a timed step")
+    options.add_argument("--block", type=int, default=EXPORTED_BLOCK, choices=(32, 64, 128), help="of timed steps")
+    args = options.parse_args()
     if args.part is None:
         command = [sys.executable, "-m", "bench.decoder_cuda.int4", *sys.argv[1:]]
         failed = [part for part in PARTS if subprocess.run([*command, "--part", part], check=False).returncode != 0]
         raise SystemExit(f"failed: {', '.join(failed)}" if failed else 0)
     torch.manual_seed(0)
-    record = Record(args.output.with_stem(f"{args.output.stem}-{args.part}"))
-    record.add("about", {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": "python -m bench.decoder_cuda.int4 " + " ".join(sys.argv[1:]), "gpu": torch.cuda.get_device_name(),
-        "torch": torch.__version__, "cuda": torch.version.cuda, "shape": asdict(Shape())})
+    record = Record(args.output.with_stem(f"{args.output.stem}-{args.part}"), "int4", shape=asdict(Shape()))
     kernels = DecoderKernels(args.kernels)
     if args.part == "steps":
         time_steps(kernels, record, args.batches, args.past, args.block)

@@ -8,9 +8,9 @@ import torch
 
 from bench.decoder_cuda.experts_reference import routings
 from bench.decoder_cuda.int4_model import Int4Rows
-from bench.decoder_cuda.model import Shape
+from bench.decoder_cuda.model import Shape, element_type
 from bench.decoder_cuda.watch import watched
-from plugins.decoder_kernels.kernel_library import DecoderKernels, type_number
+from plugins.decoder_kernels.kernel_library import DecoderKernels
 
 TOKENS = (1, 2, 5, 8, 9, 16, 32, 64, 128)
 FEWER_TOKENS = (1, 16, 128)  # for other blocks than the exporter's
@@ -41,7 +41,7 @@ def check_products(kernels: DecoderKernels, shape: Shape) -> dict[str, float]:
                 for _ in range(2):
                     out = torch.full((tokens, rows), torch.nan, device="cuda", dtype=dtype)
                     _call(kernels, "int4_product", out, x, residual, weights.codes, weights.blocks, tokens, rows, inner,
-                          block, type_number(_name(dtype)))
+                          block, element_type(dtype))
                     outputs.append(out)
                 expected = x.double() @ weights.wide().T + (residual.double() if added else 0)
                 errors[name] = _error(outputs, expected)
@@ -67,7 +67,7 @@ def check_experts(kernels: DecoderKernels, shape: Shape) -> dict[str, float]:
                     counters = torch.zeros(256, device="cuda", dtype=torch.int32)
                     _call(kernels, "int4_experts", y, activations, counters, x, chosen, weights, gate_up.codes,
                           gate_up.blocks, down.codes, down.blocks, tokens, shape.chosen, shape.experts, shape.hidden,
-                          shape.inner, block, type_number(_name(dtype)))
+                          shape.inner, block, element_type(dtype))
                     outputs.append(y)
                 errors[name] = _error(outputs, _experts(x, chosen, weights, gate_up, down))
     return errors

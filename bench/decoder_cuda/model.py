@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 
 import torch
 
+from plugins.decoder_kernels.kernel_library import type_number
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -116,3 +118,8 @@ def layer_bytes(layer: Layer, experts_used: float) -> float:
     sizes = {field.name: getattr(layer, field.name).nbytes for field in fields(layer)}
     of_experts = sizes["gate_up"] + sizes["down"]
     return sum(sizes.values()) - of_experts + of_experts * experts_used / len(layer.down)
+
+
+def element_type(dtype: torch.dtype) -> int:
+    """The kernels' number of it."""
+    return type_number(str(dtype).removeprefix("torch."))

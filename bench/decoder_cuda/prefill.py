@@ -8,20 +8,16 @@ overtake each other: the result has to be, bit for bit, that of waiting for each
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import json
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 from bench.cuda_timing import graph_of, milliseconds
-from bench.decoder_cuda.model import Head, Layer, Shape, random_cache, random_head, random_layer
-from bench.decoder_cuda.run import Record
+from bench.decoder_cuda.model import Head, Layer, Shape, element_type, random_cache, random_head, random_layer
+from bench.decoder_cuda.record import Record, parser
 from bench.decoder_cuda.watch import watched
-from plugins.decoder_kernels.kernel_library import DecoderKernels, type_number
+from plugins.decoder_kernels.kernel_library import DecoderKernels
 
 GOALS_MS = {1024: 22, 2048: 35}
 WORKSPACE = 32 << 20
@@ -37,7 +33,7 @@ class Prefill:
             return torch.full(sizes, torch.nan, device="cuda", dtype=of)
 
         self.kernels, self.shape, self.tokens = kernels, shape, tokens
-        self.type = type_number(str(dtype).removeprefix("torch."))
+        self.type = element_type(dtype)
         self.after_each: Callable[[], None] = lambda: None
         self.h = torch.randn(tokens, s.hidden, device="cuda", dtype=dtype)
         self.start = self.h.clone()
@@ -114,20 +110,14 @@ def time_prompt(kernels: DecoderKernels, shape: Shape, layers: list[Layer], head
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kernels", type=Path, required=True, help="libdecoder_kernels.so")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[128, 512, 1024, 2048], help="prompts to time")
-    parser.add_argument("--layers", type=int, default=48)
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--tokens", type=int, nargs="+", default=[128, 512, 1024, 2048], help="prompts to time")
+    options.add_argument("--layers", type=int, default=48)
+    args = options.parse_args()
     torch.manual_seed(0)
     dtype = torch.bfloat16
-    shape, kernels, record = Shape(layers=args.layers), DecoderKernels(args.kernels), Record(args.output)
-    record.add("about", {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": "python -m bench.decoder_cuda.prefill " + " ".join(sys.argv[1:]),
-        "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "cuda": torch.version.cuda,
-        "layers": args.layers})
+    shape, kernels = Shape(layers=args.layers), DecoderKernels(args.kernels)
+    record = Record(args.output, "prefill", layers=args.layers)
     with watched("random weights"):
         layers, head = [random_layer(shape, dtype) for _ in range(shape.layers)], random_head(shape, dtype)
     rows = []

@@ -7,21 +7,18 @@ Each check has its own time limit, after which the program ends and says which o
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from bench.cuda_timing import graph_of, milliseconds
-from bench.decoder_cuda.model import Shape
-from bench.decoder_cuda.run import Record, bandwidth
+from bench.cuda_timing import PEAK, graph_of, milliseconds
+from bench.decoder_cuda.model import Shape, element_type
+from bench.decoder_cuda.record import Record, parser
+from bench.decoder_cuda.run import bandwidth
 from bench.decoder_cuda.watch import watched
-from plugins.decoder_kernels.kernel_library import DecoderKernels, type_number
+from plugins.decoder_kernels.kernel_library import DecoderKernels
 
 LARGEST_ERROR = {torch.float32: 1e-4, torch.bfloat16: 3e-3, torch.float16: 4e-4}  # of results of that type
 TOKENS = (33, 64, 129, 512, 1024, 2048)
@@ -29,7 +26,6 @@ TIMED_TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048)
 STEP_TOKENS = 128  # up to so many, the kernel of a step is timed too
 WORKSPACE = 32 << 20
 MATRICES = 4  # with weights of their own, in one graph
-PEAK = 989e12  # operations a second on the tensor cores: an H100's and H200's data sheet
 
 
 @dataclass(frozen=True)
@@ -58,16 +54,17 @@ class Caller:
 
     def prefill_product(self, out: torch.Tensor, x: torch.Tensor, weights: torch.Tensor,
                         residual: torch.Tensor | None) -> None:
-        self._call("prefill_product", out, x, residual, weights, len(x), *weights.shape, _type(x),
+        self._call("prefill_product", out, x, residual, weights, len(x), *weights.shape, element_type(x.dtype),
                    int(out.dtype == torch.float32), self.workspace, WORKSPACE)
 
     def product(self, out: torch.Tensor, x: torch.Tensor, weights: torch.Tensor, residual: torch.Tensor | None) -> None:
-        self._call("product", out, x, residual, weights, len(x), *weights.shape, _type(x),
+        self._call("product", out, x, residual, weights, len(x), *weights.shape, element_type(x.dtype),
                    int(out.dtype == torch.float32))
 
     def add_norm(self, normed: torch.Tensor, total: torch.Tensor, h: torch.Tensor, y: torch.Tensor,
                  norm: torch.Tensor) -> None:
-        self._call("add_norm", normed, total, h, y, norm, len(h), y.shape[1], h.shape[1], Shape.epsilon, _type(h))
+        self._call("add_norm", normed, total, h, y, norm, len(h), y.shape[1], h.shape[1], Shape.epsilon,
+                   element_type(h.dtype))
 
     def _call(self, name: str, *arguments: torch.Tensor | float | None) -> None:
         addresses = (x.data_ptr() if isinstance(x, torch.Tensor) else x for x in arguments)
@@ -185,21 +182,10 @@ def _norm(shape: Shape, dtype: torch.dtype) -> torch.Tensor:
     return torch.randn(shape.hidden, device="cuda", dtype=dtype).mul_(0.1).add_(1)
 
 
-def _type(x: torch.Tensor) -> int:
-    return type_number(str(x.dtype).removeprefix("torch."))
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kernels", type=Path, required=True, help="libdecoder_kernels.so")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
-    args = parser.parse_args()
+    args = parser(__doc__).parse_args()
     torch.manual_seed(0)
-    shape, caller, record = Shape(), Caller(DecoderKernels(args.kernels)), Record(args.output)
-    record.add("about", {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": "python -m bench.decoder_cuda.products_prefill " + " ".join(sys.argv[1:]),
-        "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "cuda": torch.version.cuda})
+    shape, caller, record = Shape(), Caller(DecoderKernels(args.kernels)), Record(args.output, "products_prefill")
     errors = check(caller, shape, torch.bfloat16) | check(caller, shape, torch.float16)
     record.add("errors", errors)
     bad = [f"{name}: {error:.2e}" for name, (error, most) in errors.items() if not error < most]

@@ -5,36 +5,20 @@
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import json
-import platform
 import statistics
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 
 from bench.cuda_timing import graph_of, milliseconds
 from bench.decoder_cuda.check import check_layer
 from bench.decoder_cuda.model import Buffers, Head, Layer, Shape, layer_bytes, random_cache, random_head, random_layer
+from bench.decoder_cuda.record import Record, parser
 from bench.decoder_cuda.step import Step
 from plugins.decoder_kernels.kernel_library import DecoderKernels
 
 LARGEST_ERROR = 5e-3  # of bfloat16 outputs; the rounding of one is 1.7e-3
-
-
-class Record:
-    """The result, written anew with each entry."""
-
-    def __init__(self, path: Path):
-        self.path, self.entries = path, {}
-
-    def add(self, name: str, entry: object) -> None:
-        self.entries[name] = entry
-        self.path.write_text(json.dumps(self.entries, indent=1) + "\n")
 
 
 def bandwidth() -> dict[str, float]:
@@ -113,22 +97,15 @@ def time_batch(kernels: DecoderKernels, shape: Shape, layers: list[Layer], head:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kernels", type=Path, required=True, help="libdecoder_kernels.so")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 128])
-    parser.add_argument("--past", type=int, default=1024, help="tokens in the cache before the step")
-    parser.add_argument("--layers", type=int, default=48)
-    parser.add_argument("--dtype", default="bfloat16", choices=("float16", "bfloat16"))
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 128])
+    options.add_argument("--past", type=int, default=1024, help="tokens in the cache before the step")
+    options.add_argument("--layers", type=int, default=48)
+    options.add_argument("--dtype", default="bfloat16", choices=("float16", "bfloat16"))
+    args = options.parse_args()
     torch.manual_seed(0)
     shape, dtype = Shape(layers=args.layers), getattr(torch, args.dtype)
-    kernels, record = DecoderKernels(args.kernels), Record(args.output)
-    record.add("about", {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": "python -m bench.decoder_cuda.run " + " ".join(sys.argv[1:]), "gpu": torch.cuda.get_device_name(),
-        "python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda,
-        "dtype": args.dtype, "shape": asdict(shape)})
+    kernels, record = DecoderKernels(args.kernels), Record(args.output, "run", dtype=args.dtype, shape=asdict(shape))
     layers = [random_layer(shape, dtype)]
     checked = check(kernels, shape, layers[0], dtype)
     record.add("errors", checked)

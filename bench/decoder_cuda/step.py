@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from bench.decoder_cuda.model import Buffers, Head, Layer, Shape
-from plugins.decoder_kernels.kernel_library import DecoderKernels, type_number
+from bench.decoder_cuda.model import Buffers, Head, Layer, Shape, element_type
+from plugins.decoder_kernels.kernel_library import DecoderKernels
 
 STREAMED_TOKENS = 32  # up to so many, dense products stream their weights; beyond, they are the BLAS library's
 
@@ -16,7 +16,7 @@ class Step:
     def __init__(self, kernels: DecoderKernels, shape: Shape, buffers: Buffers):
         self.kernels, self.shape, self.buffers = kernels, shape, buffers
         self.batch = len(buffers.h)
-        self.type = type_number(str(buffers.h.dtype).removeprefix("torch."))
+        self.type = element_type(buffers.h.dtype)
 
     def layer(self, layer: Layer, keys: torch.Tensor, values: torch.Tensor, next_norm: torch.Tensor) -> None:
         """From `normed` and `h` to those of the next layer, or of the head."""
