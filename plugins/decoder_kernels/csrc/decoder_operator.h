@@ -45,6 +45,18 @@ class DecoderKernel {
     return api_->KernelInfoGetAttribute_float(info, name, &value);
   }
 
+  // The place of the product of x with `out_width` rows, and the stream. A residual has to be of the product's shape.
+  static OrtStatus* product_places(const Call& call, const Tensor& x, int64_t out_width, const Tensor* residual,
+                                   void** out, void** stream) {
+    Shape shape = x.shape;
+    shape.back() = out_width;
+    if (residual != nullptr && residual->shape != shape) {
+      return call.error("residual " + text(residual->shape) + " is not of the product's shape " + text(shape));
+    }
+    QWEN3VL_RETURN_IF_ERROR(call.output(0, shape, out));
+    return call.stream(stream);
+  }
+
   const OrtApi* api_;
   int type_;
   OrtAllocator* allocator_ = nullptr;

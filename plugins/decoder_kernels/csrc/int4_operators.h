@@ -3,9 +3,8 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <string>
 
-#include "decoder_operator.h"
+#include "experts_operator.h"
 
 namespace qwen3vl {
 
@@ -24,14 +23,8 @@ class Int4Product : public DecoderKernel {
       return call.error("x " + text(x.shape) + " does not go with codes " + text(codes.shape) + " and blocks " +
                         text(blocks.shape));
     }
-    Shape shape = x.shape;
-    shape.back() = count;
-    if (residual != nullptr && residual->shape != shape) {
-      return call.error("residual " + text(residual->shape) + " is not of the product's shape " + text(shape));
-    }
     void *out = nullptr, *stream = nullptr;
-    QWEN3VL_RETURN_IF_ERROR(call.output(0, shape, &out));
-    QWEN3VL_RETURN_IF_ERROR(call.stream(&stream));
+    QWEN3VL_RETURN_IF_ERROR(product_places(call, x, count, residual, &out, &stream));
     if (rows.count == 0) return nullptr;
     return call.launched(
         qwen3vl_int4_product(out, x.data, residual == nullptr ? nullptr : residual->data, codes.data, blocks.data,
@@ -68,20 +61,15 @@ class Int4RowProductAdd : public Int4Product {
   }
 };
 
-class Int4RoutedExperts : public DecoderKernel {
+class Int4RoutedExperts : public ExpertsOperator {
  public:
   static constexpr char kName[] = "Int4RoutedExperts";
   static constexpr Type kInputs[] = {Type::kElement, Type::kElement, Type::kElement, Type::kUint8,
                                      Type::kElement, Type::kUint8,   Type::kElement};
   static constexpr Type kOutputs[] = {Type::kFloat32};
-  using DecoderKernel::DecoderKernel;
+  using ExpertsOperator::ExpertsOperator;
 
-  OrtStatus* initialise(const OrtKernelInfo* info) {
-    QWEN3VL_RETURN_IF_ERROR(DecoderKernel::initialise(info));
-    QWEN3VL_RETURN_IF_ERROR(read(info, "k", k_));
-    if (k_ < 1 || k_ > kPairs) return api_->CreateStatus(ORT_INVALID_ARGUMENT, "Int4RoutedExperts: k is out of range");
-    return read(info, "epsilon", epsilon_);
-  }
+  OrtStatus* initialise(const OrtKernelInfo* info) { return ExpertsOperator::initialise(info, kName, kPairs); }
 
   OrtStatus* compute(const Call& call) const {
     Tensor h, norm, router, gate_up, gate_up_blocks, down, down_blocks;
@@ -100,48 +88,34 @@ class Int4RoutedExperts : public DecoderKernel {
                         text(gate_up_blocks.shape) + ", down " + text(down.shape) + " and its blocks " +
                         text(down_blocks.shape));
     }
-    Shape shape = h.shape;
-    shape.insert(shape.end() - 1, k_);
     void *out = nullptr, *stream = nullptr;
-    QWEN3VL_RETURN_IF_ERROR(call.output(0, shape, &out));
-    QWEN3VL_RETURN_IF_ERROR(call.stream(&stream));
+    QWEN3VL_RETURN_IF_ERROR(begin(call, h, k_, &out, &stream));
     if (rows.count == 0) return nullptr;
 
-    constexpr int64_t kElementBytes = 2;
-    const int64_t tokens_at_once = kPairs / k_, pairs = rows.count * k_;
-    const int64_t calls = (rows.count + tokens_at_once - 1) / tokens_at_once;
-    const Scratch normed(allocator_, rows.count * hidden * kElementBytes), chosen(allocator_, pairs * sizeof(int32_t));
-    const Scratch weights(allocator_, pairs * sizeof(float)), counters(allocator_, calls * kCounters * sizeof(int32_t));
-    const Scratch activations(allocator_, std::min(rows.count, tokens_at_once) * k_ * inner * kElementBytes);
-    for (const Scratch* scratch : {&normed, &chosen, &weights, &counters, &activations}) {
-      if (scratch->data() == nullptr) return call.error("no GPU memory for " + std::to_string(rows.count) + " tokens");
+    const Sizes sizes{rows.count, rows.count * k_, hidden, experts, inner};
+    const int64_t tokens_at_once = kPairs / k_, calls = (sizes.tokens + tokens_at_once - 1) / tokens_at_once;
+    const Routed routed(allocator_, sizes);
+    const Scratch counters(allocator_, calls * kStepCounters * sizeof(int32_t));
+    const Scratch activations(allocator_, std::min(sizes.tokens, tokens_at_once) * k_ * inner * kElementBytes);
+    for (const Scratch* scratch : {&routed.normed, &routed.chosen, &routed.weights, &counters, &activations}) {
+      if (scratch->data() == nullptr) return without_memory(call, sizes);
     }
     auto* counted = static_cast<int32_t*>(counters.data());
-    const auto* routed = static_cast<const int32_t*>(chosen.data());
-    const auto* factors = static_cast<const float*>(weights.data());
-    int status = qwen3vl_router(normed.data(), static_cast<int32_t*>(chosen.data()), static_cast<float*>(weights.data()),
-                                counted, static_cast<int>(calls * kCounters), h.data, norm.data, router.data,
-                                static_cast<int>(rows.count), static_cast<int>(hidden), static_cast<int>(experts), k_,
-                                epsilon_, type_, stream);
+    int status = route(routed, counted, static_cast<int>(calls * kStepCounters), sizes, h, norm, router, stream);
     for (int64_t index = 0; index < calls && status == 0; ++index) {
-      const int64_t first = index * tokens_at_once, count = std::min(tokens_at_once, rows.count - first);
+      const int64_t first = index * tokens_at_once, count = std::min(tokens_at_once, sizes.tokens - first);
       status = qwen3vl_int4_experts(
-          static_cast<float*>(out) + first * k_ * hidden, activations.data(), counted + index * kCounters,
-          static_cast<const char*>(normed.data()) + first * hidden * kElementBytes, routed + first * k_,
-          factors + first * k_, gate_up.data, gate_up_blocks.data, down.data, down_blocks.data, static_cast<int>(count),
-          k_, static_cast<int>(experts), static_cast<int>(hidden), static_cast<int>(inner), static_cast<int>(block),
-          type_, stream);
+          static_cast<float*>(out) + first * k_ * hidden, activations.data(), counted + index * kStepCounters,
+          static_cast<const char*>(routed.normed.data()) + first * hidden * kElementBytes,
+          routed.experts() + first * k_, routed.factors() + first * k_, gate_up.data, gate_up_blocks.data, down.data,
+          down_blocks.data, static_cast<int>(count), k_, static_cast<int>(experts), static_cast<int>(hidden),
+          static_cast<int>(inner), static_cast<int>(block), type_, stream);
     }
     return call.launched(status, {&h, &gate_up, &gate_up_blocks});
   }
 
  private:
-  // Of one call of the experts' kernel.
-  static constexpr int kCounters = 256;
-  static constexpr int64_t kPairs = 2048;
-
-  int k_ = 0;
-  float epsilon_ = 0.f;
+  static constexpr int64_t kPairs = 2048;  // of one call of the experts' kernel
 };
 
 }  // namespace qwen3vl

@@ -31,14 +31,8 @@ class Product : public DecoderKernel {
     if (weights.shape.size() != 2 || weights.shape[1] != rows.width) {
       return call.error("x " + text(x.shape) + " does not go with weights " + text(weights.shape));
     }
-    Shape shape = x.shape;
-    shape.back() = weights.shape[0];
-    if (residual != nullptr && residual->shape != shape) {
-      return call.error("residual " + text(residual->shape) + " is not of the product's shape " + text(shape));
-    }
     void *out = nullptr, *stream = nullptr;
-    QWEN3VL_RETURN_IF_ERROR(call.output(0, shape, &out));
-    QWEN3VL_RETURN_IF_ERROR(call.stream(&stream));
+    QWEN3VL_RETURN_IF_ERROR(product_places(call, x, weights.shape[0], residual, &out, &stream));
     if (rows.count == 0) return nullptr;
     const void* added = residual == nullptr ? nullptr : residual->data;
     const int tokens = static_cast<int>(rows.count), out_width = static_cast<int>(weights.shape[0]);
