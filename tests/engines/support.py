@@ -7,13 +7,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from engines.batching.batcher import Batcher
 from engines.batching.request import Emission, GenerationRequest, Ticket
 from engines.fidelity.cases import animation, picture
 from engines.onnxruntime.vision_encoder import VisionEncoder
+from export.exporter import export
 from qwen3vl.processor import ModelInputs, Processor
 from qwen3vl.sampling import SamplingParams
+
+
+def export_precisions(checkpoint: Path, folders: pytest.TempPathFactory) -> dict[str, Path]:
+    """Precision -> build folder, for all that keep weights as floating-point numbers."""
+    builds = {precision: folders.mktemp(precision) for precision in ("fp32", "fp16", "bf16")}
+    for precision, folder in builds.items():
+        export(checkpoint, folder, precision)
+    return builds
 
 
 def make_inputs(build: Path) -> dict[str, ModelInputs]:

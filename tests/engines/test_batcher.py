@@ -15,19 +15,9 @@ from engines.onnxruntime.vision_encoder import VisionEncoder
 from qwen3vl.errors import InvalidRequest, Overloaded
 from qwen3vl.limits import Limits
 from qwen3vl.tokenizer import Tokenizer
-from tests.engines.support import Answer, ask, make_inputs, make_request
+from tests.engines.support import Answer, ask, make_request
 
 LIMITS = Limits(prompt_tokens=300, total_tokens=400, queue=64)
-
-
-@pytest.fixture(scope="module")
-def vision(random_build: Path) -> VisionEncoder:
-    return VisionEncoder(random_build / "engines")
-
-
-@pytest.fixture(scope="module")
-def inputs(random_build: Path):
-    return make_inputs(random_build)
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ from plugins.decoder_kernels.onnx_functions import decoder_functions
 from qwen3vl.config import ModelConfig
 from qwen3vl.errors import ArtifactError
 from qwen3vl.limits import Limits
-from tests.engines.support import ask, make_inputs, make_request
+from tests.engines.support import ask, export_precisions, make_request
 from tests.support.checkpoints import make_checkpoint
 from tests.support.processor_folder import add_processor_files
 
@@ -59,16 +59,6 @@ def build(request: pytest.FixtureRequest, random_build: Path, tmp_path_factory: 
         model.functions.update({function.identifier(): function for function in decoder_functions(OPSET)})
         ir.save(model, engine / ENGINE_FILE)
     return folder
-
-
-@pytest.fixture(scope="module")
-def vision(random_build: Path) -> VisionEncoder:
-    return VisionEncoder(random_build / "engines")
-
-
-@pytest.fixture(scope="module")
-def inputs(random_build: Path):
-    return make_inputs(random_build)
 
 
 @pytest.fixture(scope="module")
@@ -263,11 +253,7 @@ def test_rows_are_uploaded_once_and_freed_when_their_prompt_is_through():
 
 @pytest.fixture(scope="module")
 def exports(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Precision -> build folder."""
-    folders = {precision: tmp_path_factory.mktemp(precision) for precision in ("fp32", "fp16", "bf16")}
-    for precision, folder in folders.items():
-        export(random_checkpoint, folder, precision)
-    return folders
+    return export_precisions(random_checkpoint, tmp_path_factory)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

@@ -18,10 +18,10 @@ from engines.onnxruntime.cuda_graph import fuse_for_cuda
 from engines.onnxruntime.cuda_session import KERNEL_LIBRARY, PROVIDER
 from engines.vision_encoder import vision_encoder
 from export.build_folder import BuildFolder
-from export.exporter import export
 from plugins.vision_kernels.onnx_functions import vision_functions
 from qwen3vl.config import ModelConfig, VisionConfig
 from qwen3vl.errors import ArtifactError
+from tests.engines.support import export_precisions
 from tests.engines.tensorrt.support import vision_inputs
 from tests.support.checkpoints import VISION, make_checkpoint
 from tests.support.processor_folder import add_processor_files
@@ -39,11 +39,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exports(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Precision -> build folder."""
-    folders = {precision: tmp_path_factory.mktemp(precision) for precision in ("fp32", "fp16", "bf16")}
-    for precision, folder in folders.items():
-        export(checkpoint, folder, precision)
-    return folders
+    return export_precisions(checkpoint, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from engines.trtllm.executor.batcher import ExecutorBatcher
 from engines.trtllm.executor.start import ExecutorOptions
 from qwen3vl.errors import ArtifactError, InvalidRequest, Overloaded, Qwen3VLError
 from qwen3vl.limits import Limits
-from tests.engines.support import Answer, ask, make_inputs, make_request
+from tests.engines.support import Answer, ask, make_request
 from tests.engines.trtllm.executor_standin.deployment import install, make_build
 
 OPTIONS = ExecutorOptions(cache_fraction=0.5)
@@ -30,16 +30,6 @@ SLOTS = 3
 @pytest.fixture(scope="module")
 def trtllm_build(random_build: Path, random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_build(tmp_path_factory.mktemp("trtllm"), random_build, random_checkpoint, slots=SLOTS)
-
-
-@pytest.fixture(scope="module")
-def inputs(random_build: Path):
-    return make_inputs(random_build)
-
-
-@pytest.fixture(scope="module")
-def vision(random_build: Path) -> VisionEncoder:
-    return VisionEncoder(random_build / "engines")
 
 
 @pytest.fixture
