@@ -42,9 +42,7 @@ def write_checkpoint(folder: Path, config: Qwen3VLMoeConfig, *, seed: int | None
     """
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(folder)
-    with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape)
-                  for name, tensor in Qwen3VLMoeForConditionalGeneration(config).state_dict().items()}
+    shapes = tensor_shapes(config)
     header, end = {}, 0
     for name, shape in shapes.items():
         size = 2 * math.prod(shape)
@@ -62,6 +60,13 @@ def write_checkpoint(folder: Path, config: Qwen3VLMoeConfig, *, seed: int | None
                 # Each starts elsewhere: engines store equal weights once, which no real checkpoint has.
                 _write_weight(stream, name, shape, pool.roll(index * 4099))
     return end
+
+
+def tensor_shapes(config: Qwen3VLMoeConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a checkpoint's tensors, in the order of the model."""
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape)
+                for name, tensor in Qwen3VLMoeForConditionalGeneration(config).state_dict().items()}
 
 
 def _write_weight(stream, name: str, shape: tuple[int, ...], pool: torch.Tensor) -> None:

@@ -1,22 +1,26 @@
-"""A build's decoder, as the server runs it: `python -m bench.decoder_cpu.engine BUILD` prints a measurement as JSON."""
+"""Builds' decoders, as the server runs them: `python -m bench.decoder_cpu.engine BUILD...` prints times as JSON."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from bench.decoder_cpu.loads import Loads, Runner, measure, memory
+from bench.decoder_cpu.loads import Loads, Runner, measure
+from bench.decoder_cpu.scratch import text_config
 from engines.onnxruntime.decoder import Decoder
+
+# Tokens of a prompt in one call.
+CHUNK = 512
 
 
 class EngineRunner(Runner):
     """Prompts go through the engine in chunks of `chunk` tokens."""
 
-    def __init__(self, build: Path, slots: int, capacity: int, chunk: int):
+    def __init__(self, build: Path, slots: int, capacity: int, chunk: int = CHUNK):
         self._decoder, self._chunk = Decoder(build / "engines", slots, capacity), chunk
         text = self._decoder.config.text
         self.vocab_size, self._no_rows = text.vocab_size, np.empty((0, text.hidden_size), np.float32)
@@ -38,20 +42,21 @@ class EngineRunner(Runner):
         self._decoder.decode(token_ids, np.full(batch, past, np.int32), np.full(batch, past + 1, np.int32))
 
 
-def measure_engine(build: Path, loads: Loads, chunk: int) -> dict:
-    started = time.perf_counter()
-    runner = EngineRunner(build, max(loads.batches), loads.capacity, chunk)
-    loaded = {"load_seconds": time.perf_counter() - started, "memory_after_load": memory()}
-    return {**loaded, **measure(build.name, runner, loads)}
+def measure_engines(builds: list[Path], loads: Loads, chunk: int = CHUNK) -> dict:
+    """`measure` of builds that differ in depth alone, and the text half of their configuration as `model`."""
+    configs = [text_config(build) for build in builds]
+    runners = {config["num_hidden_layers"]: partial(EngineRunner, build, max(loads.batches), loads.capacity, chunk)
+               for build, config in zip(builds, configs, strict=True)}
+    return {"model": configs[-1], "chunk": chunk, **measure(", ".join(build.name for build in builds), runners, loads)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("build", type=Path)
+    parser.add_argument("builds", type=Path, nargs="+")
     parser.add_argument("--loads", type=json.loads, default={}, help="fields of `Loads`, as JSON")
-    parser.add_argument("--chunk", type=int, required=True)
+    parser.add_argument("--chunk", type=int, default=CHUNK)
     args = parser.parse_args()
-    print(json.dumps(measure_engine(args.build, Loads(**args.loads), args.chunk)))
+    print(json.dumps(measure_engines(args.builds, Loads(**args.loads), args.chunk)))
 
 
 if __name__ == "__main__":

@@ -13,42 +13,38 @@ COLOURS = ("#4c78a8", "#72b7b2", "#9d9da1", "#bab0ac")
 
 
 def plot(entries: dict, path: Path) -> None:
-    """Side by side, as PNG: decode by batch with the floor of each, prefill by length."""
-    shown = _best(entries["summary"])
+    """Side by side, as PNG: decode by batch with the floor of each, prefill by length; with intervals of 95 %."""
+    shown = entries["summary"]
     bandwidth = max(values["read_bytes_per_second"] for values in shown.values())
-    figure, (decode, prefill) = plt.subplots(1, 2, figsize=(13, 4.5), layout="constrained")
-    _bars(decode, "decode", shown, "batch", "decode, tokens/s (line: floor)", floor=True)
-    _bars(prefill, "prefill", shown, "prompt, tokens", "prompt, tokens/s", floor=False)
-    figure.suptitle(f"Qwen3-VL-30B-A3B's decoder, 48 layers extrapolated from {entries['layers'][0]} and "
-                    f"{entries['layers'][1]}; {entries['processor']}, {entries['cores']} cores, "
-                    f"{bandwidth / 1e9:.0f} GB/s read; {entries['date']}",
-                    fontsize=10)
+    figure, (decode, prefill) = plt.subplots(1, 2, figsize=(13, 4.8), layout="constrained")
+    _bars(decode, "decode", shown, "sequences", "decode, tokens/s (line: as fast as memory is read)")
+    _bars(prefill, "prefill", shown, "prompt, tokens", "prompt, tokens/s")
+    figure.suptitle(f"Qwen3-VL-30B-A3B's decoder, 48 layers, random weights; {entries['processor']}, "
+                    f"{entries['cores']} cores, {bandwidth / 1e9:.0f} GB/s read; {entries['date']}", fontsize=10)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def _best(summary: dict) -> dict:
-    """Of the chunk sizes of a precision the one whose prompts are the fastest."""
-    best: dict = {}
-    for name, values in summary.items():
-        label = name.split(",")[0]
-        speed = sum(entry["tokens_per_second"] for entry in values["prefill"].values())
-        if label not in best or speed > best[label][0]:
-            best[label] = (speed, values)
-    return {label: values for label, (_, values) in best.items()}
-
-
-def _bars(axes, part: str, shown: dict, label: str, title: str, floor: bool) -> None:
+def _bars(axes, part: str, shown: dict, label: str, title: str) -> None:
     groups = list(next(iter(shown.values()))[part])
     width = 0.8 / len(shown)
     for index, (name, values) in enumerate(shown.items()):
         places = [place + (index - (len(shown) - 1) / 2) * width for place in range(len(groups))]
-        speeds = [values[part][group]["tokens_per_second"] for group in groups]
-        bars = axes.bar(places, speeds, width, label=name, color=COLOURS[index])
-        axes.bar_label(bars, [f"{speed:.3g}" for speed in speeds], fontsize=7)
-        if floor:
-            limits = [int(group) / values[part][group]["floor_seconds"] for group in groups]
-            axes.hlines(limits, [p - width / 2 for p in places], [p + width / 2 for p in places], color="black", lw=1)
+        rates = [values[part][group]["tokens_per_second"] for group in groups]
+        middles = [rate["value"] for rate in rates]
+        spread = [[rate["value"] - rate["low"] for rate in rates], [rate["high"] - rate["value"] for rate in rates]]
+        bars = axes.bar(places, middles, width, yerr=spread, ecolor="#555555", label=_label(name, values),
+                        color=COLOURS[index])
+        axes.bar_label(bars, [f"{middle:.3g}" for middle in middles], fontsize=7)
+        for place, group in zip(places, groups, strict=True):
+            if floor := values[part][group].get("floor_seconds"):
+                axes.hlines(int(group) / floor, place - width / 2, place + width / 2, color="black", lw=1)
     axes.set(title=title, xlabel=label, xticks=range(len(groups)), xticklabels=groups)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
+
+
+def _label(name: str, values: dict) -> str:
+    if not values["extrapolated"]:
+        return f"{name}, measured whole"
+    return f"{name}, from {', '.join(map(str, values['layers']))} layers"

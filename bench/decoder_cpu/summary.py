@@ -1,55 +1,77 @@
-"""From measurements with few layers to the whole model, and how far it is from the floor."""
+"""From measurements at some depths to the whole model, and how far it is from the floor."""
 
 from __future__ import annotations
 
-from bench.decoder_cpu.floor import step_bytes
+from bench.decoder_cpu.estimate import Estimate, at_depth
+from bench.decoder_cpu.floor import step_bytes, weight_bytes
 from qwen3vl.config import TextConfig
 
 ALL_LAYERS = 48
+PEER = "transformers "
 
 
-def summary(entries: dict) -> dict:
-    """For everybody who was measured: seconds a layer, all layers extrapolated, tokens a second, share of the floor.
+def summary(measured: dict, text: TextConfig, past: int) -> dict:
+    """For everybody who was measured, by name.
 
-    Two measurements with `few` and `many` layers give a layer's cost and what does not depend on layers. The floor is
-    by the bandwidth measured right before and after.
+    `layers` are those measured, `extrapolated` whether the whole model's were not among them. Times and rates of the
+    whole model come with an interval (`Estimate`). Shares of the floor are those of the deepest model that ran, never
+    extrapolated: the floor is the bytes that a step must read, by the best bandwidth of any round.
     """
-    text = TextConfig(**{**entries["model"], "mrope_section": tuple(entries["model"]["mrope_section"]),
-                         "mlp_only_layers": tuple(entries["model"]["mlp_only_layers"])})
-    return {name: _of_one(name, measured, entries, text) for name, measured in entries["measured"].items()}
+    return {name: _of_one(name, entry, text, past) for name, entry in measured.items()}
 
 
-def _of_one(name: str, measured: dict, entries: dict, text: TextConfig) -> dict:
-    few, many = entries["layers"]
-    past, precision = entries["loads"]["past"], _precision(name)
-    first, second = measured[str(few)], measured[str(many)]
-    bandwidth = max(first["read_bytes_per_second"], second["read_bytes_per_second"])
-    result: dict = {"read_bytes_per_second": bandwidth, "decode": {}, "prefill": {}}
-    for batch in second["decode_seconds"]:
-        seconds = _extrapolate(first["decode_seconds"][batch], second["decode_seconds"][batch], few, many)
-        floor = step_bytes(text, precision, ALL_LAYERS, int(batch), past) / bandwidth
-        result["decode"][batch] = {**seconds, "tokens_per_second": int(batch) / seconds["all_layers"],
-                                   "floor_seconds": floor, "share_of_floor": floor / seconds["all_layers"]}
-        measured_floor = step_bytes(text, precision, many, int(batch), past) / bandwidth
-        result["decode"][batch]["measured_share_of_floor"] = measured_floor / second["decode_seconds"][batch]
-    for length in second["prefill_seconds"]:
-        seconds = _extrapolate(first["prefill_seconds"][length], second["prefill_seconds"][length], few, many)
-        result["prefill"][length] = {**seconds, "tokens_per_second": int(length) / seconds["all_layers"]}
-    resident = [measured[str(layers)]["memory"]["resident"] for layers in (few, many)]
-    result["resident_bytes"] = _extrapolate(*resident, few, many)["all_layers"]
-    for layers in set(measured) - {str(few), str(many)}:
-        result["extrapolation_checked"] = {
-            layers: {batch: {"measured": seconds, "extrapolated": _extrapolate(
-                first["decode_seconds"][batch], second["decode_seconds"][batch], few, many, int(layers))["all_layers"]}
-                for batch, seconds in measured[layers]["decode_seconds"].items()}}
+def _of_one(name: str, entry: dict, text: TextConfig, past: int) -> dict:
+    precision = _precision(name)
+    depths = sorted(map(int, entry["decode_seconds"]))
+    deepest, bandwidth = depths[-1], max(entry["read_bytes_per_second"])
+
+    def seconds(part: str, load: str, layers: int) -> Estimate:
+        return at_depth({depth: entry[part][str(depth)][load] for depth in depths}, layers)
+
+    def floor(batch: str, layers: int) -> float:
+        return step_bytes(text, precision, layers, int(batch), past) / bandwidth
+
+    result: dict = {"layers": depths, "extrapolated": ALL_LAYERS not in depths, "read_bytes_per_second": bandwidth,
+                    "decode": {}, "prefill": {}, "memory": _memory(name, entry, text)}
+    for batch in entry["decode_seconds"][str(deepest)]:
+        whole = seconds("decode_seconds", batch, ALL_LAYERS)
+        result["decode"][batch] = {
+            "seconds": whole.to_dict(), "tokens_per_second": whole.inverse(int(batch)).to_dict(),
+            "floor_seconds": floor(batch, ALL_LAYERS),
+            "share_of_floor": seconds("decode_seconds", batch, deepest).inverse(floor(batch, deepest)).to_dict()}
+    for length in entry["prefill_seconds"][str(deepest)]:
+        whole = seconds("prefill_seconds", length, ALL_LAYERS)
+        result["prefill"][length] = {"seconds": whole.to_dict(),
+                                     "tokens_per_second": whole.inverse(int(length)).to_dict()}
     return result
 
 
-def _extrapolate(first: float, second: float, few: int, many: int, layers: int = ALL_LAYERS) -> dict[str, float]:
-    a_layer = (second - first) / (many - few)
-    return {"a_layer": a_layer, "without_layers": first - few * a_layer, "all_layers": first + (layers - few) * a_layer}
+def _memory(name: str, entry: dict, text: TextConfig) -> dict:
+    """Bytes: all weights by their count, what the deepest model took, and what the whole model takes, by a line."""
+    alone = _resident(entry)
+    deepest = max(alone)
+    found: dict = {"weights": weight_bytes(text, _precision(name), ALL_LAYERS), "layers": deepest,
+                   "resident": alone[deepest]}
+    if not name.startswith(PEER):  # all of whose depths are in memory from the beginning
+        found["resident_all_layers"] = {
+            stage: round(at_depth({layers: [stages[stage]] for layers, stages in alone.items()}, ALL_LAYERS).value)
+            for stage in alone[deepest]}
+    return found
+
+
+def _resident(entry: dict) -> dict[int, dict[str, int]]:
+    """By layers and what was done last: what a process has that runs this model alone.
+
+    Models were loaded one after the other. The first is alone; of the others, what was there before them is taken off.
+    """
+    start = before = entry["memory_before"]["resident"]
+    alone = {}
+    for layers, stages in entry["memory"].items():
+        alone[int(layers)] = {stage: used["resident"] - before + start for stage, used in stages.items()}
+        before = list(stages.values())[-1]["resident"]
+    return alone
 
 
 def _precision(name: str) -> str:
-    """Names begin with a precision, those of the peer after its own name."""
-    return name.removeprefix("transformers ").split(",")[0]
+    """The peer's names have its own first."""
+    return name.removeprefix(PEER)
