@@ -87,20 +87,29 @@ def write_cuda_decoder(source: Path, folder: Path, config: ModelConfig, *, kerne
     """
     model = ir.load(source)
     try:
-        if kernels:
-            use_decoder_kernels(model)
-        else:
-            use_own_operators(model)
-        read_padded_rows(model, config.rows_per_token)
+        rewrite_cuda_decoder(model, config, kernels=kernels)
     except ValueError as error:
         raise ArtifactError(f"{source} cannot become an engine for a GPU: {error}") from error
-    RemoveUnusedNodesPass()(model)
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values())
     with byte_progress("build engines/decoder", size) as progress:
         ir.save(model, folder / ENGINE_FILE, external_data=WEIGHTS_FILE,
                 callback=lambda tensor, _: progress.update(tensor.nbytes))
     write_candidates(folder, config.text.vocab_size)
     CudaDecoderRecord(_activations(source), library, size).save(folder)
+
+
+def rewrite_cuda_decoder(model: ir.Model, config: ModelConfig, *, kernels: bool) -> None:
+    """Turn an exported decoder into the engine's graph, in place; no weight is read.
+
+    Raises:
+        ValueError: there is a part that no operator is for.
+    """
+    if kernels:
+        use_decoder_kernels(model)
+    else:
+        use_own_operators(model)
+    read_padded_rows(model, config.rows_per_token)
+    RemoveUnusedNodesPass()(model)
 
 
 def require_suitable(text: TextConfig, library: Path) -> None:

@@ -1,0 +1,101 @@
+"""The made-up build for a GPU is the build that the commands make, but for weights that layers share."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx.external_data_helper import load_external_data_for_model
+
+from bench.gpu_serving import decoder_engine
+from bench.gpu_serving.build import made_up_config, write_processor
+from bench.gpu_serving.made_up_checkpoint import MadeUpCheckpoint
+from bench.make_model import TEMPLATE
+from engines.description import EngineDescription
+from engines.onnxruntime.cuda_decoder import CudaDecoder
+from engines.onnxruntime.cuda_decoder_build import write_cuda_decoder
+from engines.onnxruntime.session import ENGINE_FILE
+from export.exporter import export
+from qwen3vl.checkpoint import Checkpoint
+from qwen3vl.config import ModelConfig
+from qwen3vl.processor import Processor
+
+LAYERS = 6
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(TEMPLATE, tmp_path_factory.mktemp("exported"), "fp32").path
+
+
+def engine(folder: Path) -> tuple[onnx.ModelProto, dict[str, bytes]]:
+    """An engine's graph without its weights, and these."""
+    model = onnx.load(folder / ENGINE_FILE, load_external_data=False)
+    whole = onnx.load(folder / ENGINE_FILE, load_external_data=False)
+    load_external_data_for_model(whole, str(folder))
+    weights = {tensor.name: onnx.numpy_helper.to_array(tensor).tobytes() for tensor in whole.graph.initializer}
+    for tensor in model.graph.initializer:
+        for field in ("raw_data", "external_data", "data_location"):
+            tensor.ClearField(field)
+    return model, weights
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+@pytest.mark.parametrize("distinct", [LAYERS, 2])
+def test_repeated_decoder_is_the_built_one(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                           kernels: bool, distinct: int):
+    config = ModelConfig.from_checkpoint(TEMPLATE)
+    built, made = tmp_path / "built", tmp_path / "made"
+    built.mkdir()
+    library = tmp_path / "library.so"
+    library.write_text("a library")
+    # The bundled model's shapes are not those of the kernels.
+    monkeypatch.setattr(decoder_engine, "require_suitable", lambda text, library: None)
+    write_cuda_decoder(exported / "onnx/decoder.onnx", built, config, kernels=kernels)
+    with Checkpoint.open(TEMPLATE) as checkpoint:
+        decoder_engine.write_repeated_decoder(made, config, checkpoint, "fp32", library if kernels else None, distinct)
+    (expected, values), (got, shared) = engine(built), engine(made)
+    assert got.graph == expected.graph and list(got.opset_import) == list(expected.opset_import)
+    for name, value in shared.items():
+        source = decoder_engine.LAYER.sub(lambda layer: str(int(layer[0]) % distinct), name)
+        assert value == values[source if len(value) > decoder_engine.INLINE_BYTES else name], name
+    assert json.loads((made / "cuda.json").read_text())["weight_bytes"] == json.loads(
+        (built / "cuda.json").read_text())["weight_bytes"]
+    sizes = [(folder / "weights.bin").stat().st_size for folder in (made, built)]
+    assert distinct == LAYERS or sizes[0] < 0.6 * sizes[1]
+
+
+def test_layers_that_share_weights_are_computed(exported: Path, tmp_path: Path):
+    """On the CPU, with ONNX Runtime's own operators: two layers' weights in four layers are not those of two layers."""
+    found = []
+    for layers in (2, 4):
+        config = json.loads((TEMPLATE / "config.json").read_text())
+        config["text_config"]["num_hidden_layers"] = layers
+        config["vision_config"]["deepstack_visual_indexes"] = [1, 3]
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        parsed = ModelConfig.from_checkpoint(tmp_path)
+        with Checkpoint.open(TEMPLATE) as checkpoint:
+            decoder_engine.write_repeated_decoder(tmp_path / "engines/decoder", parsed, checkpoint, "fp32", None, 2)
+        EngineDescription(parsed, "cuda", "fp32").save(tmp_path / "engines/engine.json")
+        decoder = CudaDecoder(tmp_path / "engines", 2, 64, "cpu")
+        ids = np.arange(40, 60, dtype=np.int32)
+        positions = np.broadcast_to(np.arange(20, dtype=np.int32), (3, 20))
+        rows = np.empty((0, parsed.text.hidden_size), np.float32)
+        found.append(decoder.prefill(0, ids, positions, rows, 0, np.array([19], np.int32)))
+    assert np.isfinite(found[1]).all() and np.abs(found[1] - found[0]).max() > 0.1
+
+
+def test_made_up_checkpoint_is_read_as_a_real_one_and_generates_ascii(tmp_path: Path):
+    config = made_up_config(3, 5, 1024)
+    hushed = write_processor(tmp_path, config)
+    checkpoint = MadeUpCheckpoint(tmp_path, config, hushed)
+    name = "model.language_model.layers.0.mlp.experts.gate_up_proj"
+    assert checkpoint.read_slice(name, 3).shape == checkpoint.shape(name)[1:] == (1536, 2048)
+    assert np.array_equal(checkpoint.read_slice(name, 3), checkpoint.read_slice(name, 3))
+    assert not np.array_equal(checkpoint.read_slice(name, 3), checkpoint.read_slice(name, 4))
+    hidden = np.random.default_rng(1).standard_normal((50, 2048)).astype(np.float32)
+    best = (hidden @ checkpoint.read("lm_head.weight").astype(np.float32).T).argmax(-1)
+    assert not set(best.tolist()) & set(hushed) and len(set(best.tolist())) > 5
+    processor = Processor.from_checkpoint(tmp_path)
+    assert all(processor.tokenizer.token_bytes[token].isascii() for token in best)
