@@ -26,11 +26,15 @@ class Int4Rows:
 
     @classmethod
     def random(cls, *sizes: int, block: int, dtype: torch.dtype, device: str = "cuda") -> Int4Rows:
-        """Any byte is two codes. Weights have a standard deviation of about K^-0.5; K is a multiple of 128."""
+        """Any byte is two codes. Weights have a standard deviation of about K^-0.5; K is a multiple of 128.
+
+        Zero points lie around the codes' mean: with a mean of their own weights would make all tokens alike, layer by
+        layer, and these would choose the same few experts.
+        """
         *leading, length = sizes
         codes = torch.randint(256, (*leading, length // 2), device=device, dtype=torch.uint8)
         scales = torch.rand(*leading, length // block, device=device).add_(0.5).mul_(length**-0.5 / 6)
-        zero_points = torch.randint(4, 13, scales.shape, device=device)
+        zero_points = torch.randint(4, 12, scales.shape, device=device)
         return cls(codes, torch.stack([scales, zero_points], -1).to(dtype))
 
     @property
