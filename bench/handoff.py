@@ -127,9 +127,15 @@ def _median(run: Callable[[], object], rounds: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=21, help="fetches of each kind (default: 21)")
+    parser.add_argument("--dtypes", nargs="+", choices=tuple(DTYPES), default=tuple(DTYPES),
+                        help=f"of the rows (default: {' '.join(DTYPES)})")
+    parser.add_argument("--block-mib", type=int, nargs="+", metavar="MIB",
+                        default=[size // MIB for size in BLOCK_SIZES],
+                        help="sizes of blocks, measured in BF16 (default: 1 2 4 8 16)")
     parser.add_argument("-o", "--output", type=Path, required=True, help="JSON; a plot is put beside it")
     arguments = parser.parse_args()
-    report = {**describe_machine(), **measure(arguments.rounds, transports())}
+    report = {**describe_machine(), **measure(arguments.rounds, transports(), arguments.dtypes,
+                                              [size * MIB for size in arguments.block_mib])}
     arguments.output.write_text(json.dumps(report, indent=2) + "\n")
     plot(report, arguments.output.with_suffix(".png"))
     for dtype, measured in report["dtypes"].items():

@@ -4,6 +4,9 @@
 
 The build folder needs the model repositories of all three roles. Clients ask one request after the other; some have
 images, always new ones, some only text. What has been measured is written after each load, so Ctrl-C keeps it.
+
+Where a model takes long to load, the whole server may be one that runs: `--deployments whole --url HOST:PORT`, and
+later `--deployments split --append`.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -158,15 +161,24 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=448, help="of the square images, pixels (default: %(default)s)")
     parser.add_argument("--encode-servers", type=int, default=1, help="of the split one (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="each deployment is started so often (default: 3)")
+    parser.add_argument("--deployments", nargs="+", choices=DEPLOYMENTS, default=DEPLOYMENTS,
+                        help="(default: whole split)")
+    parser.add_argument("--url", metavar="HOST:PORT", help="a server that runs already, instead of starting one")
+    parser.add_argument("--append", action="store_true", help="to what the report has already")
     args = parser.parse_args()
+    if args.url and (len(args.deployments) > 1 or args.rounds > 1):
+        parser.error("--url is one server that runs: name one of --deployments, and --rounds 1")
     loads = [Load(images, clients, args.text_every, args.requests, args.tokens)
              for clients in args.clients for images in args.images]
     report = {"command": shlex.join(["python", "-m", "bench.split", *sys.argv[1:]]), **describe_machine(),
               "model": BuildFolder(args.build).manifest["config"], "target": BuildFolder(args.build).manifest["target"],
               "side": args.side, "encode_servers": args.encode_servers, "measured": []}
-    for number, deployment in itertools.product(range(args.rounds), DEPLOYMENTS):
-        print(f"round {number + 1} of {args.rounds}: starting {deployment} ...", file=sys.stderr, flush=True)
-        with serving(args.build, deployment, args.encode_servers) as url:
+    if args.append:
+        report["measured"] = json.loads(args.output.read_text())["measured"]
+    for number, deployment in itertools.product(range(args.rounds), args.deployments):
+        print(f"round {number + 1} of {args.rounds}: {deployment} ...", file=sys.stderr, flush=True)
+        server = nullcontext(args.url) if args.url else serving(args.build, deployment, args.encode_servers)
+        with server as url:
             run_load(url, Load(1, 1, 0, 2, 2), args.side)  # loads the vision engine and warms up
             for load in loads:
                 measured = measure(url, deployment, number, load, args.side)

@@ -39,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--capacity-concurrency", type=int, default=32, metavar="N",
                         help="requests under way while a sweep finds out what the server can do (default: 32)")
     parser.add_argument("--requests", type=int, default=100, help="of each load (default: 100)")
+    parser.add_argument("--load-seconds", type=float, metavar="SECONDS",
+                        help="how long requests come in each offered load, at least 20 of them, instead of --requests")
     parser.add_argument("--disconnects", type=float, default=0.0, metavar="SHARE",
                         help="share of clients that hang up before their answer ends (default: 0)")
     parser.add_argument("--verify", action="store_true", help="ask all requests again, one at a time, and compare")
@@ -61,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     workload = Workload(Range(*args.text_tokens), Range(*args.images), tuple(args.image_size),
                         Range(*args.answer_tokens), args.seed)
-    plan = Plan(args.requests, args.rate, args.concurrency, args.capacity_concurrency, args.verify, args.seed)
+    plan = Plan(args.requests, args.rate, args.concurrency, args.capacity_concurrency, args.verify, args.seed,
+                args.load_seconds)
     with _target(args) as target:
         print("asking what words and images come to ...", file=sys.stderr, flush=True)
         found, workload = calibrate(target, workload)
@@ -103,6 +106,8 @@ def _check(args: argparse.Namespace) -> None:
             ("rate", args.rate, lambda value: 0 < value < float("inf"), "a number above 0"),
             ("concurrency", args.concurrency, lambda value: value > 0, "a number above 0"),
             ("capacity-concurrency", [args.capacity_concurrency], lambda value: value > 0, "a number above 0"),
+            ("load-seconds", [args.load_seconds] if args.load_seconds is not None else [],
+             lambda value: 0 < value < float("inf"), "a number above 0"),
             ("disconnects", [args.disconnects], lambda value: 0 <= value <= 1, "a share from 0 to 1"),
             ("seed", [args.seed], lambda value: value >= 0, "0 or more")):
         for value in values:

@@ -29,6 +29,7 @@ class Plan:
         capacity_concurrency: requests under way while a sweep finds out what the server can do.
         verify: whether to ask all requests again, one at a time.
         seed: of the arrivals.
+        seconds: that each offered load goes on for, instead of `count` requests.
     """
 
     count: int
@@ -37,6 +38,7 @@ class Plan:
     capacity_concurrency: int = 32
     verify: bool = False
     seed: int = 0
+    seconds: float | None = None
 
 
 @dataclass
@@ -59,7 +61,7 @@ def measure(url: str, requests: RequestSet, timeout: float | None, plan: Plan, w
     """
     with Interruption() as interruption:
         client = LoadClient(url, requests, timeout, interruption)
-        measurement = Measurement(Sweep(client, plan.count, watch, plan.seed, show))
+        measurement = Measurement(Sweep(client, plan.count, watch, plan.seed, show, plan.seconds))
         _put_loads(measurement.sweep, plan)
         if plan.verify and not interruption.requested:
             measurement.verification = verify(client, measurement.sweep.runs, plan.count)

@@ -18,6 +18,8 @@ from bench.serve.statistics import LoadSummary, summarise
 SHARES = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2)
 STEP = 1.2
 LOADS = 16
+# However short a load is to be: fewer requests say nothing of percentiles, nor whether a server keeps up.
+LEAST_REQUESTS = 20
 
 
 class Sweep:
@@ -30,11 +32,13 @@ class Sweep:
         count: requests of each load.
         seed: of the arrivals.
         show: called with the summary of each load.
+        seconds: that an offered load goes on for, with fewer or more requests than `count` then; None for any.
     """
 
     def __init__(self, client: LoadClient, count: int, watch: ServerWatch, seed: int,
-                 show: Callable[[LoadSummary], None]):
+                 show: Callable[[LoadSummary], None], seconds: float | None = None):
         self._client, self._count, self._watch, self._seed, self._show = client, count, watch, seed, show
+        self._seconds = seconds
         self.capacity: LoadSummary | None = None
         self.runs: list[LoadRun] = []
         self.summaries: list[LoadSummary] = []
@@ -51,9 +55,10 @@ class Sweep:
 
     def open(self, rate: float) -> LoadSummary:
         """Let so many requests a second come."""
+        count = self._count if self._seconds is None else max(LEAST_REQUESTS, round(rate * self._seconds))
         # The same pattern at each rate, faster or slower.
-        arrivals = poisson_arrivals(rate, self._count, self._seed)
-        with progress(self._count, f"{rate:.3g} requests/s") as on_record:
+        arrivals = poisson_arrivals(rate, count, self._seed)
+        with progress(count, f"{rate:.3g} requests/s") as on_record:
             run = self._client.open_loop(arrivals, on_record)
         return self._done(run, rate, None)
 

@@ -1,6 +1,8 @@
-"""The made-up build for a GPU is the build that the commands make, but for weights that layers share."""
+"""Serving on a GPU: the made-up build is the one that the commands make, and the recording works, on a CPU."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import onnx
 import pytest
 from onnx.external_data_helper import load_external_data_for_model
 
-from bench.gpu_serving import decoder_engine
+from bench.gpu_serving import decoder_engine, record, steps
 from bench.gpu_serving.build import made_up_config, write_processor
 from bench.gpu_serving.made_up_checkpoint import MadeUpCheckpoint
 from bench.make_model import TEMPLATE
@@ -99,3 +101,39 @@ def test_made_up_checkpoint_is_read_as_a_real_one_and_generates_ascii(tmp_path: 
     assert not set(best.tolist()) & set(hushed) and len(set(best.tolist())) > 5
     processor = Processor.from_checkpoint(tmp_path)
     assert all(processor.tokenizer.token_bytes[token].isascii() for token in best)
+
+
+def test_recording_goes_on_where_a_part_fails(live_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                              capfd: pytest.CaptureFixture):
+    """On the bundled model; the load's program is given what it refuses."""
+    build = Path(shutil.copytree(live_build, tmp_path / "build", ignore=shutil.ignore_patterns("onnx", "triton_repo*")))
+    (build / "limits.json").unlink(missing_ok=True)
+    monkeypatch.setattr(record, "TRIAL", replace(record.TRIAL, serve=("--requests", "0")))
+    parts = ["first_token", "serve", "split"]
+    assert record.main([str(build), "--trial", "--results", str(tmp_path / "results"), "--name", "cpu",
+                        "--parts", *parts]) == 1
+    outcomes = {step["name"]: step["outcome"]
+                for step in json.loads((tmp_path / "results/steps_cpu.json").read_text())["steps"]}
+    assert outcomes == {"compose": "ok", "start a whole server": "ok", "first_token": "ok", "serve": "exit code 1",
+                        "split whole": "ok", "stop the server": "ok", "split apart": "ok"}
+    first = json.loads((tmp_path / "results/first_token_cpu.json").read_text())
+    for kind in ("JPEG", "PNG"):
+        assert sum(first["parts"][kind].values()) == pytest.approx(first[kind]["first_token"]["median"])
+        assert first[kind]["server"]["preprocess"]["compute_infer"] > 0
+    assert (first["text_tokens"], first["prompt_tokens"]) == (66, 66 + 60)
+    measured = json.loads((tmp_path / "results/split_cpu.json").read_text())["measured"]
+    assert [each["deployment"] for each in measured] == ["whole", "split"]
+    printed = capfd.readouterr().out
+    assert "serve: no results" in printed and "first token of an image of 320 x 192" in printed
+
+
+def test_a_step_that_hangs_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(steps, "GRACE_SECONDS", 1)
+    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('here', flush=True); time.sleep(60)"
+    run = steps.Steps(tmp_path)
+    assert not run.program("polite", ["-c", "import time; time.sleep(60)"], 1)
+    assert not run.program("deaf", ["-c", deaf], 1)
+    assert run.call("broken", lambda: 1 / 0) is None and run.program("well", ["-c", "print(1)"], 20)
+    assert [step.outcome for step in run.done] == ["interrupted after 1 s", "killed after 1 s",
+                                                   "ZeroDivisionError: division by zero", "ok"]
+    assert (tmp_path / "deaf.log").read_text() == "here\n"
