@@ -31,6 +31,15 @@ def config_30b_a3b(*, layers: int = 48, vision_depth: int = 27) -> Qwen3VLMoeCon
                             architectures=["Qwen3VLMoeForConditionalGeneration"])
 
 
+def narrowed(config: Qwen3VLMoeConfig) -> Qwen3VLMoeConfig:
+    """The configuration with a decoder small enough to try programs on a CPU."""
+    text = config.text_config
+    text.hidden_size = config.vision_config.out_hidden_size = 256
+    text.num_attention_heads, text.num_key_value_heads = 8, 1
+    text.num_experts, text.moe_intermediate_size, text.vocab_size = 16, 128, 1024
+    return config
+
+
 def write_checkpoint(folder: Path, config: Qwen3VLMoeConfig, *, seed: int | None = None) -> int:
     """Write config.json and model.safetensors in bf16.
 

@@ -22,7 +22,7 @@ from transformers import Qwen3VLMoeConfig
 from bench.gpu_serving.decoder_engine import write_repeated_decoder
 from bench.gpu_serving.made_up_checkpoint import MadeUpCheckpoint
 from bench.make_model import TEMPLATE
-from bench.synthetic_checkpoint import config_30b_a3b
+from bench.synthetic_checkpoint import config_30b_a3b, narrowed
 from engines.builder import build_engines
 from engines.onnxruntime.cuda_build import CudaBuildOptions
 from export.build_folder import BuildFolder
@@ -38,12 +38,12 @@ from qwen3vl.tokenizer import Tokenizer
 PIXELS = {"shortest_edge": 65536, "longest_edge": 16777216}
 
 
-def made_up_config(layers: int, vision_depth: int, vocab_size: int | None = None) -> Qwen3VLMoeConfig:
-    """The published shapes with the special tokens of `TEMPLATE`."""
+def made_up_config(layers: int, vision_depth: int, *, small: bool = False) -> Qwen3VLMoeConfig:
+    """The published shapes, or `narrowed` ones, with the special tokens of `TEMPLATE`."""
     tiny = json.loads((TEMPLATE / "config.json").read_text())
     config = config_30b_a3b(layers=layers, vision_depth=vision_depth)
-    if vocab_size is not None:
-        config.text_config.vocab_size = vocab_size
+    if small:
+        narrowed(config)
     for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
         setattr(config, name, tiny[name])
     return config
@@ -66,12 +66,13 @@ def write_processor(folder: Path, config: Qwen3VLMoeConfig) -> list[int]:
             if not (text and text.isascii() and text.decode().isprintable())]
 
 
-def make_build(folder: Path, config: Qwen3VLMoeConfig, precision: str, options: CudaBuildOptions,
-               distinct: int) -> None:
+def make_build(folder: Path, config: Qwen3VLMoeConfig, precision: str, options: CudaBuildOptions, distinct: int,
+               *, vision: bool = True) -> None:
     """Write a build folder for the target `cuda` anew, without its ONNX files.
 
     Args:
         distinct: decoder layers with weights of their own.
+        vision: whether to make the vision encoder's engine too.
 
     Raises:
         ArtifactError: a kernel library is missing or does not suit the configuration.
@@ -83,14 +84,15 @@ def make_build(folder: Path, config: Qwen3VLMoeConfig, precision: str, options: 
     images = ImageSettings.from_checkpoint(folder / "processor")
     build = BuildFolder(folder)
     with build.locked():
-        vision = vision_encoder_model(parsed.vision, checkpoint, image_mean=images.image_mean,
-                                      image_std=images.image_std, dtype=PRECISIONS[precision])
-        write_model(build, "onnx/vision_encoder.onnx", *vision, {"checkpoint": checkpoint.fingerprint()})
         build.manifest.update(config=parsed.to_dict(), precision=precision,
                               source={"path": "made up", "fingerprint": checkpoint.fingerprint()})
         build.save()
-    build_engines(folder, "cuda", ["vision_encoder"], cuda=options)
-    shutil.rmtree(folder / "onnx")
+        if vision:
+            graph = vision_encoder_model(parsed.vision, checkpoint, image_mean=images.image_mean,
+                                         image_std=images.image_std, dtype=PRECISIONS[precision])
+            write_model(build, "onnx/vision_encoder.onnx", *graph, {"checkpoint": checkpoint.fingerprint()})
+    build_engines(folder, "cuda", ["vision_encoder"] if vision else [], cuda=options)
+    shutil.rmtree(folder / "onnx", ignore_errors=True)
     write_repeated_decoder(folder / "engines/decoder", parsed, checkpoint, precision, options.decoder_kernels, distinct)
 
 
@@ -102,12 +104,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--precision", choices=tuple(PRECISIONS), default="bf16")
     parser.add_argument("--layers", type=int, default=48, help="of the decoder (default: 48)")
     parser.add_argument("--vision-depth", type=int, default=27, help="blocks of the vision encoder (default: 27)")
-    parser.add_argument("--vocab-size", type=int, help="(default: that of the published model)")
+    parser.add_argument("--no-vision", action="store_true", help="make the decoder's engine alone")
+    parser.add_argument("--small", action="store_true", help="narrow, to try it")
     parser.add_argument("--distinct", type=int, default=2, help="layers with weights of their own (default: 2)")
     args = parser.parse_args(argv)
     started = time.monotonic()
-    make_build(args.build, made_up_config(args.layers, args.vision_depth, args.vocab_size), args.precision,
-               CudaBuildOptions(args.vision_kernels, args.decoder_kernels), args.distinct)
+    make_build(args.build, made_up_config(args.layers, args.vision_depth, small=args.small), args.precision,
+               CudaBuildOptions(args.vision_kernels, args.decoder_kernels), args.distinct, vision=not args.no_vision)
     print(f"{args.build}: {args.layers} layers in {time.monotonic() - started:.0f} s", file=sys.stderr)
 
 

@@ -17,7 +17,8 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ from triton_repo.build_paths import BuildPaths
 NOISE = 6.0  # standard deviation, of 255
 QUALITY = 90  # of JPEG
 WORD = " a"
-LONGEST_QUESTION = 8192
+ANSWER = 4  # tokens
 
 
 def photograph(size: tuple[int, int], seed: int, kind: str) -> bytes:
@@ -55,7 +56,7 @@ def messages_of(tokens: int, processor: Processor, images: int) -> list:
 
     tiny = picture(64, 64, seed=0)
     vocab_size, text = processor.config.text.vocab_size, "What is it?"
-    for _ in range(LONGEST_QUESTION):
+    for _ in range(tokens):
         found = int((processor.prompt(made(text), images=[tiny] * images).token_ids < vocab_size).sum())
         if found >= tokens:
             return made(text)
@@ -99,8 +100,10 @@ class Requests:
 
     def __init__(self, processor: Processor, size: tuple[int, int], text: int, count: int):
         self.processor, self.messages = processor, messages_of(text, processor, 1)
-        seeds: Iterator[int] = iter(range(1, 1 + 3 * count))
-        self.files = {kind: [photograph(size, next(seeds), kind) for _ in range(count)] for kind in ("JPEG", "PNG")}
+        with ThreadPoolExecutor() as pool:
+            self.files = {kind: list(pool.map(lambda seed, kind=kind: photograph(size, seed, kind),
+                                              range(first, first + count)))
+                          for first, kind in ((1, "JPEG"), (1 + count, "PNG"))}
         token_ids = processor.prompt(self.messages, images=self.files["JPEG"][:1]).token_ids
         self.prompt_tokens = len(token_ids)
         self.text_tokens = int((token_ids < processor.config.text.vocab_size).sum())
@@ -118,15 +121,18 @@ def measure(url: str, build: Path, size: tuple[int, int], text: int, repeats: in
     texts = {"text_as_long": messages_of(requests.prompt_tokens, processor, 0),
              "text_alone": messages_of(text, processor, 0)}
     for kind, files in requests.files.items():
+        for file in files[:uncounted]:
+            first_seconds(chat, requests.messages, [file], ANSWER)
         with ServerTimes(url) as server:
-            values = [first_seconds(chat, requests.messages, [file], 4) for file in files]
-        found[kind] = {"bytes": int(statistics.median(map(len, files))), "first_token": spread(values[uncounted:]),
+            values = [first_seconds(chat, requests.messages, [file], ANSWER) for file in files[uncounted:]]
+        found[kind] = {"bytes": int(statistics.median(map(len, files))), "first_token": spread(values),
                        "each": [1e3 * value for value in values], "server": server.milliseconds}
         prepared = seconds(lambda i, kind=kind: requests.prepared(kind, i), repeats, uncounted)
         found[kind]["preprocess"] = spread(prepared)
         print(f"{kind}: first token {found[kind]['first_token']['median']:.1f} ms", flush=True)
     for name, messages in texts.items():
-        found[name] = spread([first_seconds(chat, messages, [], 4) for _ in range(repeats + uncounted)][uncounted:])
+        found[name] = spread([first_seconds(chat, messages, [], ANSWER)
+                              for _ in range(repeats + uncounted)][uncounted:])
     encoder = vision_encoder(build / "engines", None)
     inputs = [requests.prepared("JPEG", i) for i in range(repeats + uncounted)]
     encoded = seconds(lambda i: encoder.encode(inputs[i].patches, inputs[i].grids), repeats, uncounted)

@@ -7,15 +7,15 @@ from types import TracebackType
 import tritonclient.grpc
 
 MODELS = ("preprocess", "vision_encoder", "decoder", "postprocess")
+COUNTERS = ("queue", "compute_input", "compute_infer", "compute_output")
 
 
 class ServerTimes:
     """Takes the difference of Triton's statistics over the body of a `with`.
 
     Attributes:
-        milliseconds: for each model, the mean for each request of what Triton counts: `queue`, `compute_input`,
-            `compute_infer`, `compute_output`; for models with many responses to a request also `first_response`, until
-            the first of them. What Triton does not count is left out.
+        milliseconds: for each model, the mean for each request of `COUNTERS`. Of models that answer later than they
+            return, which are all but `preprocess`, Triton counts only until they return.
     """
 
     def __init__(self, url: str):
@@ -40,13 +40,7 @@ class ServerTimes:
 
     def _read(self) -> dict[str, dict[str, tuple[int, int]]]:
         """Count and sum of nanoseconds of each counter of each model."""
-        found = {}
-        for each in self._client.get_inference_statistics().model_stats:
-            if each.name not in MODELS:
-                continue
-            stats = each.inference_stats
-            found[each.name] = {name: (value.count, value.ns) for name in (
-                "queue", "compute_input", "compute_infer", "compute_output") for value in [getattr(stats, name)]}
-            if first := each.response_stats.get("0"):
-                found[each.name]["first_response"] = (first.compute_infer.count, first.compute_infer.ns)
-        return found
+        statistics = self._client.get_inference_statistics().model_stats
+        return {each.name: {name: (value.count, value.ns) for name in COUNTERS
+                            for value in [getattr(each.inference_stats, name)]}
+                for each in statistics if each.name in MODELS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -15,6 +16,8 @@ from pathlib import Path
 
 # What a program may take to write what it has, once it is interrupted.
 GRACE_SECONDS = 25
+# Less is not worth starting a program for.
+LEAST_SECONDS = 5
 
 
 @dataclass
@@ -32,9 +35,12 @@ class Steps:
 
     Attributes:
         logs: folder for what programs print.
+        seconds: for all of them; programs that would come later are left out.
     """
 
     logs: Path
+    seconds: float = math.inf
+    started: float = field(default_factory=time.monotonic)
     done: list[Step] = field(default_factory=list)
 
     def call(self, name: str, run: Callable[[], object]) -> object:
@@ -52,6 +58,11 @@ class Steps:
     def program(self, name: str, arguments: Sequence[str], limit: float) -> bool:
         """Run `python ARGUMENTS`; after `limit` seconds it is interrupted, then killed. Whether it ended well."""
         started, log = time.monotonic(), self.logs / f"{name}.log"
+        left = self.started + self.seconds - started
+        if left < LEAST_SECONDS:
+            self._note(name, started, "left out: no time")
+            return False
+        limit = min(limit, left)
         print(f"== {name} (at most {limit:.0f} s): {' '.join(arguments)}", flush=True)
         with open(log, "wb") as stream:
             process = subprocess.Popen([sys.executable, "-u", *arguments], stdout=stream, stderr=subprocess.STDOUT,

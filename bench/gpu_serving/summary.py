@@ -8,13 +8,14 @@ from pathlib import Path
 
 
 def summary(files: Mapping[str, Path]) -> str:
-    """A table of each part that has results; `files` are named by part."""
+    """A table of each part that has results; `files` are named by part, or called after it."""
     lines = []
     for part, path in files.items():
         if not path.exists():
             lines.append(f"{part}: no results")
             continue
-        lines += LINES[part](json.loads(path.read_text()))
+        lines.append(f"-- {part}")
+        lines += next(made for name, made in LINES.items() if part.startswith(name))(json.loads(path.read_text()))
     return "\n".join(lines)
 
 

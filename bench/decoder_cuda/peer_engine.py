@@ -1,0 +1,84 @@
+"""An engine of the decoder in ONNX Runtime as the server runs it: wall times of steps and prompts.
+
+    python -m bench.decoder_cuda.peer_engine BUILD --output out.json
+
+A step is one token of each sequence, from token ids to the most likely next ones on the host; a prompt is one sequence
+in one chunk, its last token's choice alone. BUILD needs the decoder's engine, for the target `cuda`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from engines.onnxruntime.cuda_decoder import CudaDecoder
+
+
+class Timed:
+    """A decoder that holds as many sequences as the largest step has."""
+
+    def __init__(self, engines: Path, slots: int, capacity: int, device: str, repeats: int):
+        self.decoder = CudaDecoder(engines, slots, capacity, device)
+        self._random, self._repeats = np.random.default_rng(0), repeats
+
+    def step_milliseconds(self, batch: int, past: int) -> float:
+        """Of sequences that hold `past` tokens, zeros: what is in the cache does not change how long it is read."""
+        lengths, ids = np.full(batch, past + 1, np.int32), self._ids(batch)
+
+        def step() -> None:
+            for row in self.decoder.decode_rows(ids, lengths - 1, lengths):
+                row.best(1) or row.all().argmax()
+
+        return self._median(step)
+
+    def prompt_milliseconds(self, tokens: int) -> float:
+        positions = np.broadcast_to(np.arange(tokens, dtype=np.int32), (3, tokens))
+        rows = np.empty((0, self.decoder.config.text.hidden_size), np.float32)
+        ids, last = self._ids(tokens), np.array([tokens - 1], np.int32)
+        return self._median(lambda: self.decoder.prefill(0, ids, positions, rows, 0, last).argmax())
+
+    def _ids(self, count: int) -> np.ndarray:
+        return self._random.integers(self.decoder.config.text.vocab_size, size=count, dtype=np.int32)
+
+    def _median(self, run: Callable[[], object], uncounted: int = 4) -> float:
+        times = []
+        for _ in range(self._repeats + uncounted):
+            started = time.perf_counter()
+            run()
+            times.append(1e3 * (time.perf_counter() - started))
+        return statistics.median(times[uncounted:])
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("build", type=Path)
+    parser.add_argument("--batches", type=int, nargs="*", default=[1, 8, 32, 128])
+    parser.add_argument("--prompts", type=int, nargs="*", default=[1024, 2048], help="tokens")
+    parser.add_argument("--past", type=int, default=1024, help="tokens in the cache before a step")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file, written anew with each figure")
+    args = parser.parse_args(argv)
+    timed = Timed(args.build / "engines", max([1, *args.batches]), max([args.past + 16, *args.prompts]), args.device,
+                  args.repeats)
+    found: dict[str, float] = {}
+
+    def note(name: str, milliseconds: float) -> None:
+        found[name] = milliseconds
+        args.output.write_text(json.dumps(found) + "\n")
+        print(f"{name}: {milliseconds:.3f} ms", flush=True)
+
+    for batch in args.batches:
+        note(f"step {batch}", timed.step_milliseconds(batch, args.past))
+    for tokens in args.prompts:
+        note(f"prompt {tokens}", timed.prompt_milliseconds(tokens))
+
+
+if __name__ == "__main__":
+    main()
