@@ -7,8 +7,8 @@ import platform
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
-PACKAGES = ("qwen3vl-triton", "numpy", "onnx", "onnx-ir", "onnxruntime", "nvidia-pytriton", "torch", "transformers",
-            "tritonclient")
+PACKAGES = ("qwen3vl-triton", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "nvidia-pytriton", "torch",
+            "transformers", "tritonclient")
 
 
 def describe_machine() -> dict:

@@ -7,10 +7,10 @@ usage() {
     cat <<'TEXT'
 Usage: VISION_KERNELS=LIBRARY DECODER_OPERATORS=LIBRARY DECODER_KERNELS=LIBRARY bench/record_cuda.sh WORK
 
-Makes a build with random weights and the shapes of Qwen3-VL-30B-A3B in WORK (12 GB with all of it; on a disk that is in
-memory it loads soonest), then measures an image's first token, load, whole beside split and hand-off, and the decoder
-beside its peers. Results go to RESULTS. Each part has a time limit, and one that fails leaves the others. Exit code: 0
-if all went well.
+Makes in WORK, unless it is there, a build with random weights and the shapes of Qwen3-VL-30B-A3B (12 GB with all that
+comes; on a disk that is in memory it loads soonest). Then measures an image's first token, load, whole beside split and
+hand-off, and the decoder beside its peers. Results go to RESULTS. Each part has a time limit, and one that fails leaves
+the others. Exit code: 0 if all went well.
 
 Needed: the libraries of plugins/vision_kernels and plugins/decoder_kernels (libvision_kernels.so,
 libdecoder_operators.so, libdecoder_kernels.so), and a Python (PYTHON, default: python3) with this project's extras
@@ -36,8 +36,10 @@ work=$1 python=${PYTHON:-python3} results=${RESULTS:-bench/results} name=${NAME:
 mkdir -p "$work" "$results"
 failed=0
 
-"$python" -u -m bench.gpu_serving.build "$work/build" --vision-kernels "$VISION_KERNELS" \
-    --decoder-kernels "$DECODER_OPERATORS" || exit
+if [ ! -e "$work/build/engines/decoder/cuda.json" ]; then  # which is written last
+    "$python" -u -m bench.gpu_serving.build "$work/build" --vision-kernels "$VISION_KERNELS" \
+        --decoder-kernels "$DECODER_OPERATORS" || exit
+fi
 case $parts in *serving*)
     "$python" -u -m bench.gpu_serving.record "$work/build" --results "$results" --name "$name" || failed=1
     ;;

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from bench.decoder_cuda.peers_plot import plot
 from bench.environment import describe_machine
 from bench.gpu_serving.gpu import describe_gpu
 from bench.gpu_serving.steps import Steps
@@ -54,7 +55,7 @@ class Peers:
 
     def engine(self) -> None:
         """The build that is served where there is one, else one with all layers is made."""
-        if self.args.operators is None:
+        if self.args.operators is None and self.args.build is None:
             return
         build = self.args.build
         if build is None:
@@ -129,11 +130,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sides", nargs="+", choices=("kernels", "engine", "own_operators", "transformers"),
                         default=["kernels", "engine", "own_operators", "transformers"], help="(default: all)")
     parser.add_argument("--limit", type=float, default=90, help="seconds for each process (default: 90)")
-    parser.add_argument("--seconds", type=float, default=560, help="for everything (default: 560)")
+    parser.add_argument("--seconds", type=float, default=540, help="for everything (default: 540)")
     parser.add_argument("--repeats", type=int, default=15, help="of each step and prompt (default: 15)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--small", action="store_true", help="narrow, to try it")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write; a plot goes beside it")
     args = parser.parse_args(argv)
     args.work.mkdir(parents=True, exist_ok=True)
     for old in args.work.glob("*.json"):
@@ -142,10 +143,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for side in args.sides:
         getattr(peers, side)()
         sides = {name: at(LAYERS, depths) for name, depths in peers.found.items()}
-        args.output.write_text(json.dumps({
+        report = {
             "command": shlex.join(["python", "-m", "bench.decoder_cuda.peers", *(argv or sys.argv[1:])]),
             **describe_machine(), "gpu": describe_gpu(), "layers": LAYERS, "measured_ms": peers.found,
-            "milliseconds": sides, "steps": peers.steps.to_json()}, indent=1) + "\n")
+            "milliseconds": sides, "steps": peers.steps.to_json()}
+        args.output.write_text(json.dumps(report, indent=1) + "\n")
+    if any(report["milliseconds"].values()):
+        plot(report, COLUMNS, args.output.with_suffix(".png"))
     print(f"\n{peers.steps.table()}\n\nmilliseconds of {LAYERS} layers; steps of so many sequences with 1024 tokens "
           f"each, prompts of so many tokens\n{table(sides)}")
     return 0 if all(step.outcome == "ok" for step in peers.steps.done) else 1

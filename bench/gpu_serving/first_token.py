@@ -11,6 +11,7 @@ asked of the server. What is left is the way of patches and visual rows between 
 from __future__ import annotations
 
 import argparse
+import bisect
 import io
 import json
 import shlex
@@ -25,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from bench.environment import describe_machine
+from bench.gpu_serving.first_token_plot import plot
 from bench.gpu_serving.gpu import describe_gpu
 from bench.gpu_serving.server_times import ServerTimes
 from client.chat import VisionChat
@@ -32,11 +34,10 @@ from engines.fidelity.cases import picture
 from engines.vision_encoder import vision_encoder
 from export.build_folder import BuildFolder, replacing
 from qwen3vl.processor import ModelInputs, Processor
-from triton_repo.build_paths import BuildPaths
 
 NOISE = 6.0  # standard deviation, of 255
 QUALITY = 90  # of JPEG
-WORD = " a"
+LETTERS, LETTERS_PER_TOKEN = "abcdefghijklmnopqrstuvwxyz      ", 4
 ANSWER = 4  # tokens
 
 
@@ -50,18 +51,22 @@ def photograph(size: tuple[int, int], seed: int, kind: str) -> bytes:
 
 
 def messages_of(tokens: int, processor: Processor, images: int) -> list:
-    """A message of a user with so many tokens of text, those of the chat's frame and around the images among them."""
-    def made(text: str) -> list:
-        return [{"role": "user", "content": [*[{"type": "image"}] * images, {"type": "text", "text": text}]}]
+    """A message of a user with so many tokens of text, those of the chat's frame and around the images among them.
 
+    The text is of random letters: equal tokens would all be sent to the same experts.
+    """
+    random = np.random.default_rng(tokens)
+    letters = "".join(random.choice(list(LETTERS), size=LETTERS_PER_TOKEN * tokens))
     tiny = picture(64, 64, seed=0)
-    vocab_size, text = processor.config.text.vocab_size, "What is it?"
-    for _ in range(tokens):
-        found = int((processor.prompt(made(text), images=[tiny] * images).token_ids < vocab_size).sum())
-        if found >= tokens:
-            return made(text)
-        text += WORD * max(1, (tokens - found) // 4)
-    raise ValueError(f"no question of {tokens} tokens was found")
+
+    def made(count: int) -> list:
+        return [{"role": "user", "content": [*[{"type": "image"}] * images, {"type": "text", "text": letters[:count]}]}]
+
+    def found(count: int) -> int:
+        token_ids = processor.prompt(made(count), images=[tiny] * images).token_ids
+        return int((token_ids < processor.config.text.vocab_size).sum())
+
+    return made(bisect.bisect_left(range(1, len(letters)), tokens, key=found) + 1)
 
 
 def first_seconds(chat: VisionChat, messages: list, images: Sequence[bytes], answer: int) -> float:
@@ -114,7 +119,7 @@ class Requests:
 
 def measure(url: str, build: Path, size: tuple[int, int], text: int, repeats: int, uncounted: int) -> dict:
     """Everything but what it ran on; times are in milliseconds."""
-    processor = Processor.from_checkpoint(build / "processor", BuildPaths(build).limits())
+    processor = Processor.from_checkpoint(build / "processor")
     requests = Requests(processor, size, text, repeats + uncounted)
     chat = VisionChat(url, timeout=60)
     found = {"text_tokens": requests.text_tokens, "prompt_tokens": requests.prompt_tokens, "size": size}
@@ -152,7 +157,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("build", type=Path, help="its build folder")
     parser.add_argument("--url", required=True, metavar="HOST:PORT", help="the server's gRPC endpoint")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write; a plot goes beside it")
     parser.add_argument("--size", type=int, nargs=2, default=(1920, 1080), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--text-tokens", type=int, default=66, help="around the picture (default: 66)")
     parser.add_argument("--repeats", type=int, default=11, help="counted requests of each kind (default: 11)")
@@ -164,6 +169,7 @@ def main(argv: list[str] | None = None) -> None:
               **describe_machine(), "gpu": describe_gpu(), "model": BuildFolder(args.build).manifest["config"], **found}
     with replacing(args.output) as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n")
+    plot(report, args.output.with_suffix(".png"))
     for kind, each in found["parts"].items():
         print(f"{kind}: {found[kind]['first_token']['median']:6.1f} ms = "
               + " + ".join(f"{value:.1f} {name}" for name, value in each.items()))

@@ -29,6 +29,7 @@ def test_sides_that_a_cpu_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     for depths in report["measured_ms"].values():
         for columns in depths.values():
             assert set(columns) == set(peers.COLUMNS) and min(columns.values()) > 0
+    assert output.with_suffix(".png").stat().st_size > 10_000
     assert "prompt 2048" in capfd.readouterr().out
 
 
