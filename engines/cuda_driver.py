@@ -14,6 +14,14 @@ from qwen3vl.errors import ArtifactError
 LIBRARY = "libcuda.so.1"
 # CUdevice_attribute
 COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76
+
+
+class _IpcHandle(ctypes.Structure):
+    """CUipcMemHandle of cuda.h, passed by value."""
+
+    _fields_ = [("reserved", c_ubyte * 64)]
+
+
 # The functions used, with their argument types; the suffix _v2 is the interface of 64-bit addresses.
 FUNCTIONS = {
     "cuInit": [c_uint], "cuDeviceGet": [c_void_p, c_int], "cuDeviceGetAttribute": [c_void_p, c_int, c_int],
@@ -22,8 +30,11 @@ FUNCTIONS = {
     "cuMemHostAlloc": [c_void_p, c_size_t, c_uint], "cuMemsetD8Async": [c_uint64, c_ubyte, c_size_t, c_void_p],
     "cuMemcpyHtoDAsync_v2": [c_uint64, c_void_p, c_size_t, c_void_p],
     "cuMemcpyDtoHAsync_v2": [c_void_p, c_uint64, c_size_t, c_void_p], "cuMemcpy2DAsync_v2": [c_void_p, c_void_p],
-    "cuStreamCreate": [c_void_p, c_uint], "cuStreamSynchronize": [c_void_p]}
+    "cuMemcpyDtoDAsync_v2": [c_uint64, c_uint64, c_size_t, c_void_p], "cuIpcGetMemHandle": [c_void_p, c_uint64],
+    "cuIpcOpenMemHandle_v2": [c_void_p, _IpcHandle, c_uint], "cuIpcCloseMemHandle": [c_uint64],
+    "cuStreamCreate": [c_void_p, c_uint], "cuStreamDestroy_v2": [c_void_p], "cuStreamSynchronize": [c_void_p]}
 DEVICE = 2  # CUmemorytype
+LAZY_PEER_ACCESS = 1  # CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS, the only flag there is
 
 
 class _Copy2D(ctypes.Structure):
@@ -38,7 +49,7 @@ class _Copy2D(ctypes.Structure):
 class Gpu:
     """GPU 0 with a stream of its own, in the context that CUDA libraries share.
 
-    Methods may be called from any thread, but belong to one caller at a time.
+    Methods may be called from any thread, and from several at once.
 
     Raises:
         ArtifactError: there is no GPU, or the driver refuses a call.
@@ -52,7 +63,8 @@ class Gpu:
                                 "a GPU; build with --target cpu for this one") from None
         for name, arguments in FUNCTIONS.items():
             getattr(self._library, name).argtypes = arguments
-        self._device, self._context, self._thread = c_int(), c_void_p(), None
+        self._device, self._context = c_int(), c_void_p()
+        self._retaining, self._current = threading.Lock(), threading.local()
         self._call("cuInit", 0)
         self._call("cuDeviceGet", byref(self._device), 0)
 
@@ -69,6 +81,9 @@ class Gpu:
         stream = c_void_p()
         self._in_context("cuStreamCreate", byref(stream), 0)
         return stream.value
+
+    def destroy_stream(self, stream: int) -> None:
+        self._in_context("cuStreamDestroy_v2", stream)
 
     def synchronise(self, stream: int) -> None:
         """Wait until the stream has done all its work."""
@@ -105,6 +120,27 @@ class Gpu:
                        target_kind=DEVICE, target_device=target, target_pitch=pitch)
         self._in_context("cuMemcpy2DAsync_v2", byref(copy), stream)
 
+    def copy(self, target: int, source: int, size: int, stream: int) -> None:
+        """Copy bytes within the GPU's memory, in the stream's order."""
+        self._in_context("cuMemcpyDtoDAsync_v2", target, source, size, stream)
+
+    def share(self, address: int) -> bytes:
+        """The 64 bytes by which other processes can open the allocation that begins at an address."""
+        handle = _IpcHandle()
+        self._in_context("cuIpcGetMemHandle", byref(handle), address)
+        return bytes(handle.reserved)
+
+    def open_shared(self, handle: bytes) -> int:
+        """Address of another process's allocation in this one."""
+        address = c_uint64()
+        self._in_context("cuIpcOpenMemHandle_v2", byref(address), _IpcHandle((c_ubyte * 64)(*handle)),
+                         LAZY_PEER_ACCESS)
+        return address.value
+
+    def close_shared(self, address: int) -> None:
+        """Let go of what `open_shared` opened."""
+        self._in_context("cuIpcCloseMemHandle", address)
+
     def upload(self, address: int, array: np.ndarray, stream: int) -> None:
         """Copy a contiguous array to the GPU, in the stream's order; it must live until the copy is done."""
         self._in_context("cuMemcpyHtoDAsync_v2", address, array.ctypes.data, array.nbytes, stream)
@@ -115,11 +151,12 @@ class Gpu:
 
     def _in_context(self, name: str, *arguments) -> None:
         """Call with the shared context current, which each thread has to ask for."""
-        if not self._context:
-            self._call("cuDevicePrimaryCtxRetain", byref(self._context), self._device)
-        if self._thread != threading.get_ident():
+        with self._retaining:
+            if not self._context:
+                self._call("cuDevicePrimaryCtxRetain", byref(self._context), self._device)
+        if not hasattr(self._current, "context"):
             self._call("cuCtxSetCurrent", self._context)
-            self._thread = threading.get_ident()
+            self._current.context = self._context
         self._call(name, *arguments)
 
     def _call(self, name: str, *arguments) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from engines.description import EngineDescription
+from engines.visual_rows import VisualRows, join_rows, split_rows
 from qwen3vl.errors import InvalidRequest
 from qwen3vl.positions import interpolation, vision_positions
 
@@ -39,7 +40,7 @@ class FrameEncoder(ABC):
         """How many frames of that many patches one call takes."""
 
     @abstractmethod
-    def encode_frames(self, grid: Grid, patches: np.ndarray) -> np.ndarray:
+    def encode_frames(self, grid: Grid, patches: np.ndarray) -> VisualRows:
         """Encode frames of one size in one call.
 
         Args:
@@ -50,7 +51,7 @@ class FrameEncoder(ABC):
             Visual rows, float32 [F * (1 + D) * tokens, hidden].
         """
 
-    def encode(self, patches: np.ndarray, grids: np.ndarray) -> np.ndarray:
+    def encode(self, patches: np.ndarray, grids: np.ndarray) -> VisualRows:
         """Encode one request.
 
         Args:
@@ -58,14 +59,15 @@ class FrameEncoder(ABC):
             grids: int [n, 3], the (t, h, w) of each.
 
         Returns:
-            Visual rows, float32 [(1 + D) * N, hidden]; the rows of one visual token are adjacent.
+            Visual rows, float32 [(1 + D) * N, hidden]; the rows of one visual token are adjacent. An engine that
+            leaves them on its GPU gives `DeviceRows`, unless there are none.
 
         Raises:
             InvalidRequest: patches and grids do not fit each other, the model or the engine.
         """
         return self.encode_batch([(patches, grids)])[0]
 
-    def encode_batch(self, requests: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+    def encode_batch(self, requests: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[VisualRows]:
         """Encode several requests, each as in `encode`; equal frames of all of them share calls."""
         for patches, grids in requests:
             self.validate(patches, grids)
@@ -73,17 +75,15 @@ class FrameEncoder(ABC):
         groups: dict[Grid, list[int]] = {}
         for index, (_, grid, _) in enumerate(frames):
             groups.setdefault(grid, []).append(index)
-        rows: dict[int, np.ndarray] = {}
+        rows: dict[int, VisualRows] = {}
         for (h, w), members in groups.items():
             step = self.frames_per_call(h * w)
             for part in (members[start : start + step] for start in range(0, len(members), step)):
                 encoded = self.encode_frames((h, w), np.stack([frames[index][2] for index in part]))
-                rows.update(zip(part, np.split(encoded, len(part)), strict=True))
-        none = np.empty((0, self.config.text.hidden_size), np.float32)
+                rows.update(zip(part, split_rows(encoded, len(part)), strict=True))
         by_request = [[rows[i] for i, frame in enumerate(frames) if frame[0] == owner]
                       for owner in range(len(requests))]
-        # One frame's rows can be 70 MB: they are not copied to be by themselves.
-        return [parts[0] if len(parts) == 1 else np.concatenate([none, *parts]) for parts in by_request]
+        return [join_rows(parts, self.config.text.hidden_size) for parts in by_request]
 
     def validate(self, patches: np.ndarray, grids: np.ndarray) -> None:
         """Check that patches and grids fit each other, the model and the engine.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from engines.visual_rows import VisualRows
 from qwen3vl.sampling import SamplingParams
 
 
@@ -18,14 +19,15 @@ class GenerationRequest:
         token_ids: int32 [S]; visual token i has the id `vocab_size + (1 + D) * i`.
         position_ids: int32 [3, S], M-RoPE positions of the prompt.
         rope_delta: what to add to a generated token's index to get its position.
-        visual_rows: float [R, hidden], the table that the visual ids point into.
+        visual_rows: float [R, hidden], the table that the visual ids point into; `DeviceRows` for a decoder on their
+            GPU alone, which lets go of them with the prompt's first chunk.
         sampling: how to generate.
     """
 
     token_ids: np.ndarray
     position_ids: np.ndarray
     rope_delta: int
-    visual_rows: np.ndarray
+    visual_rows: VisualRows
     sampling: SamplingParams
 
 

@@ -18,6 +18,7 @@ from engines.onnxruntime.cuda_memory import require_gpu_memory
 from engines.onnxruntime.cuda_record import CANDIDATES_FOLDER, CudaDecoderRecord
 from engines.onnxruntime.cuda_session import PROVIDER, load_decoder_session, load_on
 from engines.onnxruntime.device_memory import open_memory
+from engines.visual_rows import VisualRows
 
 INT32, FLOAT = np.int32, np.float32
 # Run option of ONNX Runtime: the CUDA graph that a run captures or replays, -1 for none.
@@ -82,9 +83,9 @@ class CudaDecoder:
         self._chunk_options = _run_options(NO_GRAPH if self.has_graphs else None)
         self._steps = [self._capture(size) for size in reversed(step_sizes(slots))][::-1]
 
-    def prefill(self, slot: int, token_ids: np.ndarray, position_ids: np.ndarray, visual_rows: np.ndarray,
+    def prefill(self, slot: int, token_ids: np.ndarray, position_ids: np.ndarray, visual_rows: VisualRows,
                 start: int, logit_rows: np.ndarray) -> np.ndarray:
-        """Append tokens to a slot that holds `start` tokens; see `Decoder.prefill`."""
+        """Append tokens to a slot that holds `start` tokens; see `Decoder.prefill`. Rows may be `DeviceRows`."""
         end, count = start + len(token_ids), len(logit_rows)
         self._require_fit(end)
         self._longest_chunk[...] = end

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engines.onnxruntime.device_memory import DeviceMemory
+from engines.visual_rows import VisualRows
 
 # Each array begins at a multiple of so many int32: kernels read 16 bytes at a time.
 ALIGNMENT = 64
@@ -51,11 +52,11 @@ class Table:
 
     address: int
     rows: int
-    source: np.ndarray | None = None
+    source: VisualRows | None = None
 
 
 class VisualTables:
-    """The tables of prompts in prefill: each is uploaded once, with its first chunk.
+    """The tables of prompts in prefill: each is made once, with its first chunk.
 
     Attributes:
         empty: the table of calls without visual tokens.
@@ -66,11 +67,11 @@ class VisualTables:
         self._by_slot: dict[int, Table] = {}
         self.empty = Table(memory.allocate(self._padding * self._row_bytes), self._padding)
 
-    def of(self, slot: int, visual_rows: np.ndarray) -> Table:
+    def of(self, slot: int, visual_rows: VisualRows) -> Table:
         """The table of the prompt in a slot.
 
         Args:
-            visual_rows: float [R, H]; the same array for each of its chunks.
+            visual_rows: float [R, H]; the same object for each of its chunks. `DeviceRows` are let go.
         """
         if len(visual_rows) == 0:
             return self.empty
@@ -78,11 +79,21 @@ class VisualTables:
         if known is None or known.source is not visual_rows:
             self.drop(slot)
             rows = self._padding + len(visual_rows)
-            known = Table(self._memory.allocate(rows * self._row_bytes), rows, visual_rows)
-            self._memory.upload(known.address + self._padding * self._row_bytes,
-                                np.ascontiguousarray(visual_rows, np.float32))
-            self._by_slot[slot] = known
+            known = self._by_slot[slot] = Table(self._memory.allocate(rows * self._row_bytes), rows, visual_rows)
+            try:
+                self._fill(known.address + self._padding * self._row_bytes, visual_rows)
+            except BaseException:
+                self.drop(slot)
+                raise
         return known
+
+    def _fill(self, address: int, visual_rows: VisualRows) -> None:
+        if isinstance(visual_rows, np.ndarray):
+            self._memory.upload(address, np.ascontiguousarray(visual_rows, np.float32))
+            return
+        self._memory.copy(address, visual_rows.address, visual_rows.nbytes)
+        self._memory.finish()
+        visual_rows.let_go()
 
     def move(self, source: int, target: int) -> None:
         """The sequence in slot `source` is in `target` now."""

@@ -1,4 +1,4 @@
-"""The memory that a decoder's cache is in: a GPU's, or, for the same code on a machine without one, the host's."""
+"""The memory that engines work in: a GPU's, or, for the same code on a machine without one, the host's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from engines.cuda_driver import Gpu
 
 
 class DeviceMemory(Protocol):
-    """Addresses and copies. Everything is done when a method returns, but for `copy_rows`: `finish` waits for it.
+    """Addresses and copies, for any number of threads.
+
+    Everything is done when a method returns, but for `copy` and `copy_rows`: `finish` waits for these.
 
     Attributes:
         device: ONNX Runtime's name of the device that the addresses belong to.
@@ -32,6 +34,9 @@ class DeviceMemory(Protocol):
 
     def download(self, array: np.ndarray, address: int) -> None:
         """Fill a contiguous array from there."""
+
+    def copy(self, target: int, source: int, size: int) -> None:
+        """Copy bytes within this memory."""
 
     def copy_rows(self, target: int, source: int, width: int, pitch: int, rows: int) -> None:
         """Copy `rows` times `width` bytes, each `pitch` bytes behind the one before."""
@@ -69,6 +74,9 @@ class GpuMemory:
         self._gpu.download(array, address, self._stream)
         self.finish()
 
+    def copy(self, target: int, source: int, size: int) -> None:
+        self._gpu.copy(target, source, size, self._stream)
+
     def copy_rows(self, target: int, source: int, width: int, pitch: int, rows: int) -> None:
         self._gpu.copy_rows(target, source, width, pitch, rows, self._stream)
 
@@ -100,6 +108,9 @@ class HostMemory:
 
     def download(self, array: np.ndarray, address: int) -> None:
         ctypes.memmove(array.ctypes.data, address, array.nbytes)
+
+    def copy(self, target: int, source: int, size: int) -> None:
+        ctypes.memmove(target, source, size)
 
     def copy_rows(self, target: int, source: int, width: int, pitch: int, rows: int) -> None:
         for row in range(rows):
