@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from engines.dlpack import Borrowed, borrow, lend, withdraw
+from engines.visual_rows import DeviceRows, VisualRows
 from qwen3vl.errors import InvalidRequest, Overloaded, Qwen3VLError
 from triton_repo.build_paths import BuildPaths
 from triton_repo.error_messages import BUSY_PREFIX, INTERNAL_PREFIX
@@ -50,13 +52,35 @@ def inputs_of(request: pb_utils.InferenceRequest) -> dict[str, np.ndarray]:
     return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
 
 
+def inputs_anywhere(request: pb_utils.InferenceRequest) -> dict[str, np.ndarray | Borrowed]:
+    """As `inputs_of`, for a model that takes GPU tensors.
+
+    These are readable until the model's `execute` returns: then Triton uses their memory again, whoever still holds
+    them.
+    """
+    return {tensor.name(): tensor.as_numpy() if tensor.is_cpu() else borrow(tensor.to_dlpack())
+            for tensor in request.inputs()}
+
+
 def parameters_of(request: pb_utils.InferenceRequest) -> dict[str, object]:
     """What the client sent beside the inputs, the protocol's own parameters excluded."""
     return json.loads(request.parameters() or "{}")
 
 
-def response(tensors: Mapping[str, np.ndarray]) -> pb_utils.InferenceResponse:
-    return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in tensors.items()])
+def response(tensors: Mapping[str, VisualRows]) -> pb_utils.InferenceResponse:
+    """A response; `DeviceRows` are copied when it is sent, and held until then."""
+    return pb_utils.InferenceResponse([_tensor(name, value) for name, value in tensors.items()])
+
+
+def _tensor(name: str, value: VisualRows) -> pb_utils.Tensor:
+    if not isinstance(value, DeviceRows):
+        return pb_utils.Tensor(name, value)
+    capsule = lend(value)
+    try:
+        return pb_utils.Tensor.from_dlpack(name, capsule)
+    except BaseException:
+        withdraw(capsule)
+        raise
 
 
 def coded_error(code: str, message: str) -> pb_utils.InferenceResponse:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from engines.capacity import Capacity
 from engines.description import EngineDescription
+from engines.vision_encoder import shares_a_gpu
 from export.build_folder import BuildFolder, replacing, sha256
 from qwen3vl.limits import Limits
 from triton_repo.build_paths import BuildPaths
@@ -43,7 +44,8 @@ def compose(folder: Path, options: Options | None = None, limits: Mapping[str, i
     check_engines(paths.engines, role.engines)
     with build.locked():
         written = _write_limits(paths, Capacity.of(paths.engines), options.slots, limits or {})
-        described = models(role, config, options, written, rows_parameters(role, build, paths, config))
+        described = models(role, config, options, written, rows_parameters(role, build, paths, config),
+                           one_gpu=shares_a_gpu(paths.engines))
         configs = {model.name: to_text(triton_config(model)) for model in described}
         shells = {model.name: sha256(_shell(model)) for model in described if isinstance(model, PythonModel)}
         made = build.artifact(role.folder, {"configs": configs, "shells": shells},

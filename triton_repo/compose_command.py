@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from triton_repo.compose import compose
+from triton_repo.device_rows import PLACES
 from triton_repo.handoff.transports import TRANSPORTS
 from triton_repo.repository import Options
 from triton_repo.roles import Role
@@ -29,6 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f"processes that prepare requests (default: {defaults.preprocess_instances})")
     parser.add_argument("--whole-instances", type=int, default=defaults.whole_instances,
                         help=f"whole answers over `infer` at the same time (default: {defaults.whole_instances})")
+    cuda = parser.add_argument_group("target cuda")
+    cuda.add_argument("--visual-rows", choices=PLACES, default=defaults.visual_rows,
+                      help="where a whole server passes visual rows on, the GPU's memory or the host's "
+                           f"(default: {defaults.visual_rows})")
     trtllm = parser.add_argument_group("target trtllm")
     trtllm.add_argument("--cache-percent", type=int, default=defaults.cache_percent, metavar="PERCENT",
                         help="share of a GPU's free memory for keys and values; the vision encoder is loaded later, "
@@ -48,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     options = Options(args.slots, args.threads, args.stall_ms, args.preprocess_instances, args.whole_instances,
-                      args.row_cache_mib, args.encode_seconds, args.transport, args.cache_percent)
+                      args.row_cache_mib, args.encode_seconds, args.transport, args.cache_percent, args.visual_rows)
     compose(args.build, options, dict(args.limit), args.role)
     return 0
 

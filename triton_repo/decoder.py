@@ -14,8 +14,14 @@ import numpy as np
 
 from engines.batching.request import BatcherStats, Emission, GenerationRequest, Ticket
 from engines.decoder_batcher import DecoderSettings, decoder_batcher
+from engines.description import EngineDescription
+from engines.dlpack import Borrowed
+from engines.onnxruntime.device_memory import GpuMemory
+from engines.onnxruntime.row_intake import RowIntake
+from engines.visual_rows import VisualRows
 from triton_repo.build_paths import BuildPaths
 from triton_repo.cancellation import CancellationListener, new_request_id
+from triton_repo.device_rows import waiting_bytes
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +59,9 @@ class DecoderService:
 
     The batcher's thread must not wait for Triton, so a thread of its own sends everything: emissions and probes.
 
+    Attributes:
+        device_row_bytes, host_row_bytes: of visual rows that came in a GPU's memory, and in the host's.
+
     Args:
         build: the build whose engine to use.
         settings: how it is run.
@@ -62,12 +71,32 @@ class DecoderService:
     def __init__(self, build: BuildPaths, settings: DecoderSettings,
                  on_stats: Callable[[BatcherStats], None]) -> None:
         self._batcher = decoder_batcher(build.engines, build.limits(), settings)
+        self._waiting_bytes = waiting_bytes(EngineDescription.load(build.engines).config)
+        self._intake: RowIntake | None = None
+        self.device_row_bytes = self.host_row_bytes = 0
         self._on_stats = on_stats
         self._active: dict[str, _Active] = {}
         self._outputs: queue.SimpleQueue[Output | None] = queue.SimpleQueue()
         self._listener = CancellationListener(self._cancel)
         self._sender = threading.Thread(target=self._send_loop, name="sender", daemon=True)
         self._sender.start()
+
+    def own(self, rows: np.ndarray | Borrowed) -> VisualRows:
+        """Rows to make a request of; borrowed ones, which are in a GPU's memory, are copied before this returns.
+
+        Called by one thread at a time.
+
+        Raises:
+            ArtifactError: the GPU's driver refuses it.
+        """
+        if isinstance(rows, np.ndarray):
+            self.host_row_bytes += rows.nbytes
+            return rows
+        if self._intake is None:
+            self._intake = RowIntake(GpuMemory(), self._waiting_bytes)
+        owned = self._intake.take(rows)
+        self.device_row_bytes += owned.nbytes
+        return owned
 
     def submit(self, request: GenerationRequest, reply: Reply) -> None:
         """Queue a request; everything that comes of it goes to `reply`, from another thread.

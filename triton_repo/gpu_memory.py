@@ -7,6 +7,7 @@ from engines.onnxruntime.cuda_memory import require_gpu_memory
 from engines.onnxruntime.cuda_record import RECORD_FILE, CudaDecoderRecord
 from triton_repo.build_paths import BuildPaths
 from triton_repo.config_pbtxt import CONFIG_FILE, read_config
+from triton_repo.device_rows import gpu_bytes, stay_on_gpu
 from triton_repo.roles import Role
 
 # Activations of the vision encoder, and CUDA's context in its process. An allowance, not a measurement.
@@ -23,8 +24,10 @@ def require_memory(build: BuildPaths, role: Role) -> None:
     if "decoder" not in role.engines or not (folder / RECORD_FILE).is_file():
         return
     parameters = read_config(build.repository(role) / "decoder" / CONFIG_FILE).parameters
-    require_gpu_memory(CudaDecoderRecord.load(folder), EngineDescription.load(build.engines).config,
-                       int(parameters["slots"].string_value), build.limits().total_tokens, _vision_bytes(build, role))
+    config = EngineDescription.load(build.engines).config
+    beside = _vision_bytes(build, role) + (gpu_bytes(config) if stay_on_gpu(build, role) else 0)
+    require_gpu_memory(CudaDecoderRecord.load(folder), config, int(parameters["slots"].string_value),
+                       build.limits().total_tokens, beside)
 
 
 def _vision_bytes(build: BuildPaths, role: Role) -> int:

@@ -20,6 +20,7 @@ from qwen3vl.config import ModelConfig
 from qwen3vl.errors import ArtifactError
 from qwen3vl.limits import Limits
 from triton_repo.config_pbtxt import Ensemble, PythonModel, Step, Tensor
+from triton_repo.device_rows import DEVICE, GPU_INPUTS, HOST, PLACE, PLACES
 from triton_repo.handoff.transports import TRANSPORTS
 from triton_repo.roles import Role
 
@@ -92,6 +93,8 @@ class Options:
         row_cache_mib: visual rows that a language server keeps for images that come again, in MiB; 0 for none.
         encode_seconds: how long an image may take to become visual rows, waiting for an encode server included.
         transport: how visual rows move from encode servers: see docs/handoff.md.
+        visual_rows: "device" to leave them on the GPU between vision encoder and decoder of a whole server, where both
+            are ONNX Runtime's for one; "host" to pass them on in the host's memory.
     """
 
     slots: int = 8
@@ -103,6 +106,7 @@ class Options:
     encode_seconds: int = 30
     transport: str = "grpc"
     cache_percent: int = CACHE_PERCENT
+    visual_rows: str = DEVICE
 
     def __post_init__(self) -> None:
         for name, least in (("slots", 1), ("threads", 0), ("stall_ms", 1), ("preprocess_instances", 1),
@@ -113,6 +117,8 @@ class Options:
             raise ArtifactError(f"cache_percent is {self.cache_percent}, expected 1 to 99")
         if self.transport not in TRANSPORTS:
             raise ArtifactError(f"transport is {self.transport!r}, expected one of {', '.join(TRANSPORTS)}")
+        if self.visual_rows not in PLACES:
+            raise ArtifactError(f"visual_rows is {self.visual_rows!r}, expected one of {', '.join(PLACES)}")
 
 
 def entry_queue(limits: Limits, slots: int) -> int:
@@ -121,11 +127,12 @@ def entry_queue(limits: Limits, slots: int) -> int:
 
 
 def models(role: Role, config: ModelConfig, options: Options, limits: Limits,
-           parameters: Mapping[str, str]) -> list[PythonModel | Ensemble]:
+           parameters: Mapping[str, str], *, one_gpu: bool) -> list[PythonModel | Ensemble]:
     """Every model of a repository for a checkpoint of this configuration.
 
     Args:
         parameters: what a server of rows is recognised by, for the roles `ENCODE` and `LANGUAGE`.
+        one_gpu: whether vision encoder and decoder can pass rows on there (`engines.vision_encoder.shares_a_gpu`).
     """
     threads = {"threads": str(options.threads)}
     if role is Role.ENCODE:
@@ -135,13 +142,16 @@ def models(role: Role, config: ModelConfig, options: Options, limits: Limits,
     if role is Role.LANGUAGE:
         fetching = {"row_cache_mib": str(options.row_cache_mib), "encode_seconds": str(options.encode_seconds),
                     "transport": options.transport, **parameters}
-        return _serving_models(MEDIA, "language_", fetching, config, options, limits)
+        return _serving_models(MEDIA, "language_", fetching, {}, config, options, limits)
     visual = (Tensor("patches", "UINT8", (-1, config.vision.patch_dim)), Tensor("grids", "INT32", (-1, 3)))
-    return _serving_models(visual, "", threads, config, options, limits)
+    place = options.visual_rows if one_gpu else HOST
+    return _serving_models(visual, "", {**threads, PLACE: place}, GPU_INPUTS if place == DEVICE else {}, config,
+                           options, limits)
 
 
 def _serving_models(visual: tuple[Tensor, ...], shells: str, vision_parameters: Mapping[str, str],
-                    config: ModelConfig, options: Options, limits: Limits) -> list[PythonModel | Ensemble]:
+                    decoder_parameters: Mapping[str, str], config: ModelConfig, options: Options,
+                    limits: Limits) -> list[PythonModel | Ensemble]:
     """The models that answer clients.
 
     Args:
@@ -157,7 +167,8 @@ def _serving_models(visual: tuple[Tensor, ...], shells: str, vision_parameters: 
                     parameters=vision_parameters, shell=f"{shells}vision_encoder"),
         PythonModel("decoder", (*PROMPT, *rows), EMISSION, decoupled=True,
                     parameters={"slots": str(options.slots), "threads": str(options.threads),
-                                "stall_ms": str(options.stall_ms), "cache_percent": str(options.cache_percent)}),
+                                "stall_ms": str(options.stall_ms), "cache_percent": str(options.cache_percent),
+                                **decoder_parameters}),
         # One instance: several could overtake each other and mix up the order of the text.
         PythonModel("postprocess", [_optional(tensor) for tensor in EMISSION], ANSWER, decoupled=True),
         Ensemble(ENSEMBLE, REQUEST, ANSWER, _steps(_names(visual))),

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from engines.visual_rows import VisualRows
 from triton_repo import backend
 from triton_repo.repository import PROMPT
 
-OnRows = Callable[[np.ndarray | Exception], None]
+OnRows = Callable[[VisualRows | Exception], None]
 
 
 def answer_with_rows(request: pb_utils.InferenceRequest,
@@ -27,7 +28,7 @@ def answer_with_rows(request: pb_utils.InferenceRequest,
     # What the decoder needs from preprocess goes along: see triton_repo.repository.
     prompt = {tensor.name: inputs[tensor.name] for tensor in PROMPT}
 
-    def on_rows(rows: np.ndarray | Exception) -> None:
+    def on_rows(rows: VisualRows | Exception) -> None:
         answer = (backend.error_response(rows) if isinstance(rows, Exception)
                   else backend.response({**prompt, "visual_rows": rows}))
         sender.send(answer, flags=backend.FINAL)

@@ -20,6 +20,7 @@ from pathlib import Path
 from qwen3vl.errors import Qwen3VLError
 from triton_repo import die_with_parent
 from triton_repo.build_paths import BuildPaths
+from triton_repo.device_rows import stay_on_gpu
 from triton_repo.gpu_arguments import gpu_arguments
 from triton_repo.gpu_memory import require_memory
 from triton_repo.repo_check import require_sound
@@ -98,6 +99,7 @@ class TritonServer:
         paths = BuildPaths(build.absolute())
         require_sound(repository := paths.repository(role))
         require_memory(paths, role)
+        self._needs_pool = stay_on_gpu(paths, role)
         _remove_leftovers()
         self._runtime = Path(tempfile.mkdtemp(prefix=f"{RUNTIME_PREFIX}{os.getpid()}-"))
         try:
@@ -128,7 +130,7 @@ class TritonServer:
             stopping: asked all the time; ends the wait early.
 
         Raises:
-            ServerFailed: the server ended, or is not ready in time.
+            ServerFailed: the server ended, is not ready in time, or lacks GPU memory that it will need.
         """
         deadline = time.monotonic() + timeout
         while not stopping() and not self._ready():
@@ -141,6 +143,10 @@ class TritonServer:
             time.sleep(POLL_SECONDS)
         for line in self.log.progress():
             on_progress(line)
+        if self._needs_pool and self.log.lacks_gpu_pool():
+            raise ServerFailed("tritonserver could not set up its pool of GPU memory, through which visual rows go: "
+                               "free some of the GPU, or pass rows on in the host's memory with `qwen3vl compose "
+                               f"--visual-rows host`.\n{self.log.tail()}")
 
     def check(self) -> None:
         """Check that the server runs with all of its models.

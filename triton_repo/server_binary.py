@@ -9,6 +9,8 @@ That stub embeds Python and ignores PYTHONPATH and PYTHONHOME. It takes the envi
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib.metadata
 import importlib.util
 import os
@@ -24,6 +26,8 @@ from qwen3vl.errors import ArtifactError
 PACKAGE = "nvidia-pytriton"
 BACKEND_FILES = ("libtriton_python.so", "triton_python_backend_utils.py")
 STUB = "triton_python_backend_stub"
+# By this name the backend looks for the NVIDIA driver; containers may have it by that of its version alone.
+DRIVER, DRIVER_VERSION = "libcuda.so", "libcuda.so.1"
 # What the stub exits with when it is started without arguments, once it has found its libraries.
 STUB_USAGE_EXIT = 1
 
@@ -75,6 +79,7 @@ def _package_server(root: Path, runtime: Path) -> ServerBinary:
     libraries.mkdir()
     library = find_libpython()
     (libraries / library.name).symlink_to(library)
+    _link_driver(libraries)
     search = [str(libraries), str(root.parent.parent / "nvidia_pytriton.libs"), os.environ.get("LD_LIBRARY_PATH", "")]
     environment = {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, search)),
                    "PATH": os.pathsep.join([str(_python3_folder()), os.environ.get("PATH", os.defpath)])}
@@ -99,6 +104,17 @@ def find_libpython() -> Path:
         f"{name} was not found: tritonserver's Python backend needs Python as a shared library, and {sys.executable} "
         f"was built without. Install it (Debian, Ubuntu: `apt install {name.removesuffix('.so.1.0')}`; pyenv: "
         "`PYTHON_CONFIGURE_OPTS=--enable-shared pyenv install`), or use another Python")
+
+
+def _link_driver(folder: Path) -> None:
+    """Give the driver, if there is one, the name that the backend looks for, unless it has it."""
+    with contextlib.suppress(OSError):
+        ctypes.CDLL(DRIVER_VERSION)
+        try:
+            ctypes.CDLL(DRIVER)
+        except OSError:
+            maps = Path("/proc/self/maps").read_text().split()
+            (folder / DRIVER).symlink_to(next(word for word in maps if Path(word).name.startswith(DRIVER)))
 
 
 def _python3_folder() -> Path:

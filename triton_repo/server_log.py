@@ -11,6 +11,7 @@ LOADED = re.compile(r"successfully loaded '([^']+)'")
 # Information, warnings and tables: what is left are errors and what models print, tracebacks among it.
 UNTELLING = re.compile(r"[IW]\d{4} |[|+]|\s*(<frozen .*)?$")
 PREFIX = re.compile(r"E\d{4} [^]]*\] ")
+NO_POOL = re.compile(r"CUDA memory pool disabled|Failed to \w+ CUDA memory manager")
 
 
 class ServerLog:
@@ -38,6 +39,10 @@ class ServerLog:
     def models_gone(self) -> bool:
         """Whether the server, told to stop, has unloaded all models."""
         return "Found 0 live models" in self.path.read_text("utf-8", "replace")
+
+    def lacks_gpu_pool(self) -> bool:
+        """Whether the server said that it has no pool of GPU memory, on purpose or not."""
+        return NO_POOL.search(self.path.read_text("utf-8", "replace")) is not None
 
     def tail(self, lines: int = TAIL_LINES) -> str:
         """The last lines that tell of errors, each once, for error messages."""

@@ -12,15 +12,19 @@ import numpy as np
 
 from engines.batching.admission import require_room
 from engines.vision_encoder import vision_encoder
+from engines.vision_frames import CALL_PATCHES
+from engines.visual_rows import DeviceRows, VisualRows
+from qwen3vl.errors import ArtifactError
 from triton_repo.build_paths import BuildPaths
+from triton_repo.device_rows import GROUP_IMAGES, group_bytes, open_rows_memory
 
 log = logging.getLogger(__name__)
 
-# Patches taken into one group at most, so that a full queue does not become one huge result (one 2048x2048 image has
-# 16384). A single request may have more.
-GROUP_PATCHES = 65536
+# Patches taken into one group at most, so that a full queue does not become one huge result. A single request may have
+# more.
+GROUP_PATCHES = GROUP_IMAGES * CALL_PATCHES
 
-OnRows = Callable[[np.ndarray | Exception], None]
+OnRows = Callable[[VisualRows | Exception], None]
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,12 @@ class VisionService:
     Args:
         build: the build whose engine to use.
         threads: compute threads; 0 for one for each core.
+        on_device: whether rows stay in the GPU's memory where that can be done (`shares_a_gpu`), for a receiver there.
     """
 
-    def __init__(self, build: BuildPaths, threads: int) -> None:
-        self._encoder = vision_encoder(build.engines, threads or None)
-        self._limit = build.limits().queue
+    def __init__(self, build: BuildPaths, threads: int, *, on_device: bool = False) -> None:
+        self._encoder = vision_encoder(build.engines, threads or None, open_rows_memory if on_device else None)
+        self._limit, self._lent_limit = build.limits().queue, group_bytes(self._encoder.config)
         self.images = 0
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._loop, name="vision", daemon=True)
@@ -61,7 +66,7 @@ class VisionService:
             patches: uint8 [sum(t * h * w), patch_dim].
             grids: int32 [n, 3].
             on_rows: called with visual rows float32 [(1 + D) * N, hidden] or an exception: at once for a request
-                without images, else from the encoding thread.
+                without images, with an array, else from the encoding thread.
 
         Raises:
             InvalidRequest: patches and grids do not fit each other or the model.
@@ -83,8 +88,17 @@ class VisionService:
         open_ = True
         while open_:
             group, open_ = self._next_group()
-            for job, rows in zip(group, self._encode(group), strict=True):
-                self._deliver(job, rows)
+            self._serve(group)
+
+    def _serve(self, group: list[_Job]) -> None:
+        """Encode and deliver. Rows may take much of a GPU: none are held longer than it takes to deliver them."""
+        encoded, lent = self._encode(group)[::-1], 0
+        for job in group:
+            rows = encoded.pop()
+            if isinstance(rows, DeviceRows):
+                lent += rows.nbytes
+                rows = rows if lent <= self._lent_limit else _to_host(rows)
+            self._deliver(job, rows)
 
     def _next_group(self) -> tuple[list[_Job], bool]:
         """Wait for a job, then take those that are there too. False if there will be no more."""
@@ -101,7 +115,7 @@ class VisionService:
             if patches >= GROUP_PATCHES:
                 return group, True
 
-    def _encode(self, group: list[_Job]) -> list[np.ndarray | Exception]:
+    def _encode(self, group: list[_Job]) -> list[VisualRows | Exception]:
         try:
             return list(self._encoder.encode_batch([(job.patches, job.grids) for job in group]))
         except Exception as error:
@@ -111,10 +125,17 @@ class VisionService:
             # One request, or the size of the group, may be to blame: the others shall not suffer.
             return [rows for job in group for rows in self._encode([job])]
 
-    def _deliver(self, job: _Job, rows: np.ndarray | Exception) -> None:
+    def _deliver(self, job: _Job, rows: VisualRows | Exception) -> None:
         if not isinstance(rows, Exception):
             self.images += len(job.grids)
         try:
             job.on_rows(rows)
         except Exception:
             log.exception("visual rows could not be delivered")
+
+
+def _to_host(rows: DeviceRows) -> np.ndarray | ArtifactError:
+    try:
+        return rows.to_host()
+    except ArtifactError as error:
+        return error

@@ -19,24 +19,27 @@ class TritonPythonModel:
              "qwen3vl_generated_tokens": "Tokens generated",
              "qwen3vl_finished_requests": "Requests answered to the end",
              "qwen3vl_cancelled_requests": "Requests whose client went away",
-             "qwen3vl_failed_requests": "Requests that failed in the decoder"})
+             "qwen3vl_failed_requests": "Requests that failed in the decoder",
+             "qwen3vl_device_row_bytes": "Bytes of visual rows that came in the GPU's memory",
+             "qwen3vl_host_row_bytes": "Bytes of visual rows that came in the host's memory"})
         self._service = DecoderService(settings.build, DecoderSettings(
             settings.number("slots"), settings.number("threads"), settings.number("stall_ms") / 1000,
             settings.number("cache_percent") / 100), self._report)
 
     def execute(self, requests):
         for request in requests:
-            self._submit(backend.inputs_of(request), request.get_response_sender())
+            self._submit(request, request.get_response_sender())
 
     def finalize(self):
         self._service.close()
 
-    def _submit(self, inputs, sender):
+    def _submit(self, request, sender):
         reply = SenderReply(sender)
         try:
-            sampling = SamplingParams.from_json(inputs["sampling"].item())
+            inputs = backend.inputs_anywhere(request)
+            sampling, rows = SamplingParams.from_json(inputs["sampling"].item()), inputs["visual_rows"]
             self._service.submit(GenerationRequest(inputs["token_ids"], inputs["position_ids"],
-                                                   int(inputs["rope_delta"].item()), inputs["visual_rows"], sampling),
+                                                   int(inputs["rope_delta"].item()), self._service.own(rows), sampling),
                                  reply)
         except Exception as error:
             reply.fail(error)
@@ -46,7 +49,9 @@ class TritonPythonModel:
             "qwen3vl_decoder_active_slots": stats.active_slots, "qwen3vl_decoder_queued_requests": stats.queued,
             "qwen3vl_prompt_tokens": stats.prompt_tokens, "qwen3vl_generated_tokens": stats.generated_tokens,
             "qwen3vl_finished_requests": stats.finished, "qwen3vl_cancelled_requests": stats.cancelled,
-            "qwen3vl_failed_requests": stats.failed})
+            "qwen3vl_failed_requests": stats.failed,
+            "qwen3vl_device_row_bytes": self._service.device_row_bytes,
+            "qwen3vl_host_row_bytes": self._service.host_row_bytes})
 
 
 class SenderReply:

@@ -1,6 +1,7 @@
 """Triton's entry point of `vision_encoder`."""
 
 from triton_repo import backend
+from triton_repo.device_rows import DEVICE, PLACE
 from triton_repo.rows_reply import answer_with_rows
 from triton_repo.vision_encoder import VisionService
 
@@ -8,7 +9,8 @@ from triton_repo.vision_encoder import VisionService
 class TritonPythonModel:
     def initialize(self, args):
         settings = backend.ModelSettings(args)
-        self._service = VisionService(settings.build, settings.number("threads"))
+        self._service = VisionService(settings.build, settings.number("threads"),
+                                      on_device=settings.parameters.get(PLACE) == DEVICE)
         self._metrics = backend.Metrics({"qwen3vl_vision_engine_loaded": "Whether the vision engine is in memory"},
                                         {"qwen3vl_images_encoded": "Images and videos encoded"})
 
