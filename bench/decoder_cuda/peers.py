@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,6 +70,7 @@ class Peers:
             build = self.work / f"own_{depth}"
             if self._make(build, depth):
                 self._time("ONNX Runtime's own operators", depth, "bench.decoder_cuda.peer_engine", str(build))
+            shutil.rmtree(build, ignore_errors=True)
 
     def transformers(self) -> None:
         for depth in EAGER_DEPTHS:

@@ -22,6 +22,7 @@ from bench.gpu_serving.gpu import describe_gpu
 from bench.gpu_serving.steps import Steps
 from bench.gpu_serving.summary import summary
 from triton_repo.compose import compose
+from triton_repo.device_rows import DEVICE, HOST, PLACES
 from triton_repo.repository import Options
 from triton_repo.roles import Role
 from triton_repo.server import Endpoints, TritonServer
@@ -48,7 +49,7 @@ class Sizes:
     split: tuple[str, ...]
     handoff: tuple[str, ...]
     limit: dict[str, float]
-    ready_limit: float = 120
+    ready_limit: float = 180
 
 
 FULL = Sizes(
@@ -69,43 +70,52 @@ TRIAL = Sizes(
 
 
 class Recording:
-    """Args: `results` and `name` say where files go: `<results>/<part>_<name>.json`."""
+    """Args: `results` and `name` say where files go: `<results>/<part>_<name>.json`; `seconds` are for all of it."""
 
-    def __init__(self, build: Path, results: Path, name: str, sizes: Sizes, logs: Path):
+    def __init__(self, build: Path, results: Path, name: str, sizes: Sizes, logs: Path, seconds: float):
         self.build, self.sizes, self._results, self._name = build, sizes, results, name
-        self._logs, self.steps = logs, Steps(logs)
+        self._logs, self.steps = logs, Steps(logs, seconds)
 
     def file(self, part: str) -> Path:
         return self._results / f"{part}_{self._name}.json"
 
     def part(self, part: str, program: Sequence[str], *more: str) -> bool:
-        """Run a part's program with its arguments; `more` come last."""
-        return self.steps.program(part, [*program, *getattr(self.sizes, part.partition(" ")[0]), *more],
-                                  self.sizes.limit[part.partition(" ")[0]])
+        """Run the program of a part, or of one that is called after it, with its arguments; `more` come last."""
+        base = next(name for name in PARTS if part.startswith(name))
+        return self.steps.program(part, [*program, *getattr(self.sizes, base), *more], self.sizes.limit[base])
 
-    def compose(self) -> None:
-        for role in Role:
-            compose(self.build, Options(slots=self.sizes.slots), self.sizes.limits, role)
+    def whole(self, parts: Sequence[str], places: Sequence[str]) -> None:
+        """What is asked of a whole server that passes visual rows on in the first of these places; of others, the first
+        token alone. If one does not start or answer, the next is asked for all, at last one in the host's memory."""
+        tried, done = list(dict.fromkeys([*places, HOST])), False
+        for place in tried:
+            if done and (place not in places or "first_token" not in parts):
+                continue
+            server = self.steps.call(f"start a whole server, rows: {place}", lambda place=place: self._start(place))
+            if server is None:
+                continue
+            try:
+                asked = ["first_token"] if done else parts
+                done |= self._ask(server, asked, f"_{place}" if done else "", last=place == tried[-1])
+            finally:
+                self.steps.call("stop the server", server.stop)
 
-    def with_a_whole_server(self, parts: Sequence[str]) -> None:
-        """What is asked of one server, one part after the other."""
-        server = self.steps.call("start a whole server", self._start)
-        if server is None:
-            return
-        try:
-            print(f"GPU: {describe_gpu()}", flush=True)
-            url, metrics = (f"{server.endpoints.local_host}:{port}" for port in (server.endpoints.grpc,
-                                                                                 server.endpoints.metrics))
-            if "first_token" in parts:
-                self.part("first_token", ["-m", "bench.gpu_serving.first_token", str(self.build), "--url", url,
-                                          "--output", str(self.file("first_token"))])
-            if "serve" in parts:
-                self.part("serve", ["-m", "client.cli", "bench", "serve", str(self.build), "--url", url,
-                                   "--metrics-url", metrics, "-o", str(self.file("serve"))])
-            if "split" in parts:
-                self.part("split whole", self._split("whole"), "--url", url)
-        finally:
-            self.steps.call("stop the server", server.stop)
+    def _ask(self, server: TritonServer, parts: Sequence[str], suffix: str, *, last: bool) -> bool:
+        """Whether the server was worth asking: where an image's first token fails the rest would, too."""
+        print(f"GPU: {describe_gpu()}", flush=True)
+        url, metrics = (f"{server.endpoints.local_host}:{port}" for port in (server.endpoints.grpc,
+                                                                             server.endpoints.metrics))
+        if "first_token" in parts:
+            output = str(self.file(f"first_token{suffix}"))
+            if not self.part(f"first_token{suffix}", ["-m", "bench.gpu_serving.first_token", str(self.build), "--url",
+                                                      url, "--output", output]) and not last:
+                return False
+        if "serve" in parts:
+            self.part("serve", ["-m", "client.cli", "bench", "serve", str(self.build), "--url", url,
+                                "--metrics-url", metrics, "-o", str(self.file("serve"))])
+        if "split" in parts:
+            self.part("split whole", self._split("whole"), "--url", url)
+        return True
 
     def _split(self, deployment: str) -> list[str]:
         return ["-m", "bench.split", str(self.build), "-o", str(self.file("split")), "--rounds", "1",
@@ -113,12 +123,18 @@ class Recording:
 
     def split(self) -> None:
         """The same loads as of the whole server, beside them in the file where it was measured."""
+        for role in (Role.ENCODE, Role.LANGUAGE):
+            self.steps.call(f"compose {role.value}", lambda role=role: self._compose(role, Options(self.sizes.slots)))
         self.part("split apart", self._split("split"), *(["--append"] if self.file("split").exists() else []))
 
     def handoff(self) -> None:
         self.part("handoff", ["-m", "bench.handoff", "-o", str(self.file("handoff"))])
 
-    def _start(self) -> TritonServer:
+    def _compose(self, role: Role, options: Options) -> None:
+        compose(self.build, options, self.sizes.limits, role)
+
+    def _start(self, place: str) -> TritonServer:
+        self._compose(Role.BOTH, Options(self.sizes.slots, visual_rows=place))
         server = TritonServer(self.build, endpoints=FREE, log=self._logs / "tritonserver.log")
         try:
             server.wait_ready(self.sizes.ready_limit, lambda line: print(f"  {line}", flush=True))
@@ -135,18 +151,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--logs", type=Path, help="folder for the programs' output (default: BUILD/logs)")
     parser.add_argument("--name", default="h200", help="in the files' names (default: h200)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="(default: all)")
+    parser.add_argument("--visual-rows", nargs="+", choices=PLACES, default=[DEVICE],
+                        help="where the whole server passes them on; in all but the first place, the first token is "
+                             f"all that is measured (default: {DEVICE})")
+    parser.add_argument("--seconds", type=float, default=500, help="for everything (default: 500)")
     parser.add_argument("--trial", action="store_true", help="as little as shows that it works")
     args = parser.parse_args(argv)
     logs = args.logs or args.build / "logs"
     for folder in (logs, args.results):
         folder.mkdir(parents=True, exist_ok=True)
-    recording = Recording(args.build, args.results, args.name, TRIAL if args.trial else FULL, logs)
+    recording = Recording(args.build, args.results, args.name, TRIAL if args.trial else FULL, logs,
+                          args.seconds)
     steps, started = recording.steps, time.monotonic()
-    for part in args.parts:
-        recording.file(part).unlink(missing_ok=True)
-    steps.call("compose", recording.compose)
+    files = {part: recording.file(part) for part in [*args.parts, *(f"first_token_{place}" for place in PLACES)]}
+    for file in files.values():
+        file.unlink(missing_ok=True)
     if set(args.parts) & {"first_token", "serve", "split"}:
-        recording.with_a_whole_server(args.parts)
+        recording.whole(args.parts, args.visual_rows)
     if "split" in args.parts:
         recording.split()
     if "handoff" in args.parts:
@@ -154,8 +175,9 @@ def main(argv: list[str] | None = None) -> int:
     recording.file("steps").write_text(json.dumps({
         "command": shlex.join(["python", "-m", "bench.gpu_serving.record", *(argv or sys.argv[1:])]),
         **describe_machine(), "gpu": describe_gpu(), "steps": steps.to_json()}, indent=1) + "\n")
-    print(f"\n{steps.table()}\n\n" + summary({part: recording.file(part) for part in args.parts})
-          + f"\n{time.monotonic() - started:.0f} s in all; results in {args.results}", flush=True)
+    made = {part: file for part, file in files.items() if part in args.parts or file.exists()}
+    print(f"\n{steps.table()}\n\n{summary(made)}\n{time.monotonic() - started:.0f} s in all; results in {args.results}",
+          flush=True)
     return 0 if all(step.outcome == "ok" for step in steps.done) else 1
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -22,6 +23,7 @@ from export.exporter import export
 from qwen3vl.checkpoint import Checkpoint
 from qwen3vl.config import ModelConfig
 from qwen3vl.processor import Processor
+from triton_repo.server import Endpoints
 
 LAYERS = 6
 
@@ -89,14 +91,14 @@ def test_layers_that_share_weights_are_computed(exported: Path, tmp_path: Path):
 
 
 def test_made_up_checkpoint_is_read_as_a_real_one_and_generates_ascii(tmp_path: Path):
-    config = made_up_config(3, 5, 1024)
+    config = made_up_config(3, 5, small=True)
     hushed = write_processor(tmp_path, config)
     checkpoint = MadeUpCheckpoint(tmp_path, config, hushed)
     name = "model.language_model.layers.0.mlp.experts.gate_up_proj"
-    assert checkpoint.read_slice(name, 3).shape == checkpoint.shape(name)[1:] == (1536, 2048)
+    assert checkpoint.read_slice(name, 3).shape == checkpoint.shape(name)[1:] == (256, 256)
     assert np.array_equal(checkpoint.read_slice(name, 3), checkpoint.read_slice(name, 3))
     assert not np.array_equal(checkpoint.read_slice(name, 3), checkpoint.read_slice(name, 4))
-    hidden = np.random.default_rng(1).standard_normal((50, 2048)).astype(np.float32)
+    hidden = np.random.default_rng(1).standard_normal((50, 256)).astype(np.float32)
     best = (hidden @ checkpoint.read("lm_head.weight").astype(np.float32).T).argmax(-1)
     assert not set(best.tolist()) & set(hushed) and len(set(best.tolist())) > 5
     processor = Processor.from_checkpoint(tmp_path)
@@ -111,11 +113,13 @@ def test_recording_goes_on_where_a_part_fails(live_build: Path, tmp_path: Path, 
     monkeypatch.setattr(record, "TRIAL", replace(record.TRIAL, serve=("--requests", "0")))
     parts = ["first_token", "serve", "split"]
     assert record.main([str(build), "--trial", "--results", str(tmp_path / "results"), "--name", "cpu",
-                        "--parts", *parts]) == 1
+                        "--parts", *parts, "--visual-rows", "device", "host"]) == 1
     outcomes = {step["name"]: step["outcome"]
                 for step in json.loads((tmp_path / "results/steps_cpu.json").read_text())["steps"]}
-    assert outcomes == {"compose": "ok", "start a whole server": "ok", "first_token": "ok", "serve": "exit code 1",
-                        "split whole": "ok", "stop the server": "ok", "split apart": "ok"}
+    started = dict.fromkeys((f"start a whole server, rows: {place}" for place in ("device", "host")), "ok")
+    assert outcomes == {**started, "first_token": "ok", "serve": "exit code 1", "split whole": "ok",
+                        "first_token_host": "ok", "stop the server": "ok", "compose encode": "ok",
+                        "compose language": "ok", "split apart": "ok"}
     first = json.loads((tmp_path / "results/first_token_cpu.json").read_text())
     for kind in ("JPEG", "PNG"):
         assert sum(first["parts"][kind].values()) == pytest.approx(first[kind]["first_token"]["median"])
@@ -124,16 +128,41 @@ def test_recording_goes_on_where_a_part_fails(live_build: Path, tmp_path: Path, 
     measured = json.loads((tmp_path / "results/split_cpu.json").read_text())["measured"]
     assert [each["deployment"] for each in measured] == ["whole", "split"]
     printed = capfd.readouterr().out
+    assert (tmp_path / "results/first_token_host_cpu.json").exists()
+    assert (tmp_path / "results/first_token_cpu.png").stat().st_size > 10_000
     assert "serve: no results" in printed and "first token of an image of 320 x 192" in printed
+
+
+@pytest.mark.parametrize("fault", ["does not start", "does not answer"])
+def test_another_server_is_asked_where_one(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    places, programs = [], []
+
+    def start(recording: record.Recording, place: str) -> SimpleNamespace:
+        if place == "device" and fault == "does not start":
+            raise RuntimeError("no server")
+        places.append(place)
+        return SimpleNamespace(endpoints=Endpoints(), stop=lambda: None)
+
+    def part(recording: record.Recording, name: str, program: list[str], *more: str) -> bool:
+        programs.append((places[-1], name))
+        return places[-1] == "host"
+
+    monkeypatch.setattr(record.Recording, "_start", start)
+    monkeypatch.setattr(record.Recording, "part", part)
+    record.Recording(tmp_path, tmp_path, "cpu", record.TRIAL, tmp_path, 60).whole(["first_token", "serve"], ["device"])
+    assert programs == [("device", "first_token")] * (fault == "does not answer") + [("host", "first_token"),
+                                                                                    ("host", "serve")]
 
 
 def test_a_step_that_hangs_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(steps, "GRACE_SECONDS", 1)
-    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('here', flush=True); time.sleep(60)"
+    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('here'); time.sleep(60)"
     run = steps.Steps(tmp_path)
     assert not run.program("polite", ["-c", "import time; time.sleep(60)"], 1)
-    assert not run.program("deaf", ["-c", deaf], 1)
+    assert not run.program("deaf", ["-c", deaf], 4)
     assert run.call("broken", lambda: 1 / 0) is None and run.program("well", ["-c", "print(1)"], 20)
-    assert [step.outcome for step in run.done] == ["interrupted after 1 s", "killed after 1 s",
+    assert [step.outcome for step in run.done] == ["interrupted after 1 s", "killed after 4 s",
                                                    "ZeroDivisionError: division by zero", "ok"]
     assert (tmp_path / "deaf.log").read_text() == "here\n"
+    late = steps.Steps(tmp_path, seconds=1)
+    assert not late.program("late", ["-c", "print(1)"], 20) and late.done[0].outcome == "left out: no time"
