@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from transformers.image_utils import load_image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from qwen3vl import images
 from qwen3vl.errors import CheckpointError, InvalidRequest
 from qwen3vl.images import ImageSettings, decode_image, image_grid, image_patches, normalise, resized_size
 from tests.support.processor_folder import IMAGE_SETTINGS, add_processor_files
@@ -58,6 +59,15 @@ def test_patches_equal_the_reference(size, settings):
     assert [list(patches.grid)] == expected["image_grid_thw"].tolist()
     assert image_grid(*size, settings) == patches.grid
     np.testing.assert_array_equal(normalise(patches.pixels, settings), expected["pixel_values"])
+
+
+@pytest.mark.parametrize("size", [(250, 320), (320, 250), (320, 320), (250, 321), (64, 250), (1080, 1920)])
+def test_resizing_in_strips_gives_what_one_call_does(size, monkeypatch):
+    monkeypatch.setattr(images, "STRIP_PIXELS", 4096)
+    monkeypatch.setattr(images.os, "cpu_count", lambda: 5)
+    pixels, target = picture(*size), resized_size(*size, PUBLISHED)
+    expected = np.asarray(Image.fromarray(pixels).resize(target[::-1], Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(images.resize(pixels, target), expected)
 
 
 def test_a_large_image_is_shrunk_like_the_reference():
