@@ -11,6 +11,10 @@ from engines.description import EngineDescription
 from export.trtllm.plan import CACHE_PERCENT
 from qwen3vl.limits import Limits
 
+# Tokens. A GPU takes more at once: each chunk of Qwen3-VL-30B-A3B reads nearly all weights again, 10 ms of an H200, and
+# so many tokens need half a gigabyte.
+LARGEST_CHUNK = {"cuda": 4096}
+
 
 @dataclass(frozen=True)
 class DecoderSettings:
@@ -39,12 +43,13 @@ def decoder_batcher(engine_dir: Path, limits: Limits, settings: DecoderSettings)
     Raises:
         ArtifactError: the folder holds no engines, those of another version, or they were not built for the limits.
     """
-    if EngineDescription.load(engine_dir).target == "trtllm":
+    target = EngineDescription.load(engine_dir).target
+    if target == "trtllm":
         from engines.trtllm.executor.batcher import ExecutorBatcher
         from engines.trtllm.executor.start import ExecutorOptions
 
         return ExecutorBatcher(engine_dir, limits, settings.slots, ExecutorOptions(settings.cache_fraction))
     from engines.batching.batcher import Batcher
 
-    return Batcher(engine_dir, limits, settings.slots, PrefillSettings(settings.stall_seconds),
-                   settings.threads or None)
+    prefill = PrefillSettings(settings.stall_seconds, max_tokens=LARGEST_CHUNK.get(target, PrefillSettings.max_tokens))
+    return Batcher(engine_dir, limits, settings.slots, prefill, settings.threads or None)
