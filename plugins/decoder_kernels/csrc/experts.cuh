@@ -2,7 +2,7 @@
 //
 // One kernel streams the weights of all used experts once, first gates and ups, then downs. Blocks take both in the
 // experts' order, so that the activations which a block waits for are done, or nearly, when it comes to them, and its
-// ring is full of weights meanwhile. All blocks have to be resident at once: one a multiprocessor.
+// ring is full of weights meanwhile. All blocks have to be resident at once.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -25,11 +25,14 @@ template <typename Rows, int kHalves, bool kFew>
 struct ExpertShape {
   using Tiles = ExpertTiles<Rows>;
   static constexpr int kRows = kHalves * kHalfTile;
+  // Whether a block takes half of a multiprocessor. Wide rows of many experts are bound by memory: one long ring keeps
+  // more on its way than two short ones. Rows of 4 bits are bound by taking them apart: twice the warps do more of that.
+  static constexpr bool kHalfBlocks = kHalves == 1 && (kFew || Rows::kRowTiles > 1);
   static constexpr int kMaxPairs = kFew ? 64 : kHalves == 1 ? 512 : 2048;
   using Plan = ExpertPlan<kMaxPairs, kRows>;
   using Planning =
       std::conditional_t<kFew, FewTokensPlan<kMaxPairs, kRows>, ManyTokensPlan<kMaxPairs, kRows, kStreamWarps>>;
-  static constexpr int kBudget = kHalves == 1 ? kHalfBudget : kFullBudget;
+  static constexpr int kBudget = kHalfBlocks ? kHalfBudget : kFullBudget;
   static constexpr int kSums = Tiles::kRowTiles * kHalves;
   static constexpr int kStages = stages_that_fit<kSums>(kBudget, Tiles::kUpPiece, sizeof(Plan), Tiles::kUpExtra);
   using Memory = StreamMemory<kSums, kStages, Tiles::kUpPiece, Tiles::kUpExtra>;
@@ -42,6 +45,10 @@ struct ExpertShape {
     }
   };
   static_assert(sizeof(Shared) <= kBudget);
+
+  // Blocks of a multiprocessor. The few wide experts of one or two tokens gain more from the next kernel's starting in
+  // the other half.
+  static int blocks_each(int tokens) { return kHalfBlocks && (Rows::kRowTiles > 1 || tokens > 2) ? 2 : 1; }
   static_assert(sizeof(typename Planning::Scratch) <= sizeof(Memory::partials));
 };
 
@@ -200,7 +207,7 @@ class Experts {
 };
 
 template <typename Rows, int kHalves, bool kFew>
-__global__ void __launch_bounds__(kStreamThreads, kHalves == 1 ? 2 : 1)
+__global__ void __launch_bounds__(kStreamThreads, ExpertShape<Rows, kHalves, kFew>::kHalfBlocks ? 2 : 1)
     experts_kernel(const ExpertArguments arguments) {
   using Shape = ExpertShape<Rows, kHalves, kFew>;
   extern __shared__ __align__(128) std::uint8_t shared_memory[];
@@ -218,8 +225,9 @@ template <typename Rows, int kHalves, bool kFew>
 cudaError_t launch_experts(const ExpertArguments& arguments, cudaStream_t stream) {
   using Shape = ExpertShape<Rows, kHalves, kFew>;
   if (arguments.tokens * arguments.k > Shape::kMaxPairs) return cudaErrorInvalidValue;
-  return launch(experts_kernel<Rows, kHalves, kFew>, dim3(multiprocessor_count()), kStreamThreads,
-                sizeof(typename Shape::Shared), 1, stream, arguments);
+  const int blocks = multiprocessor_count() * Shape::blocks_each(arguments.tokens);
+  return launch(experts_kernel<Rows, kHalves, kFew>, dim3(blocks), kStreamThreads, sizeof(typename Shape::Shared), 1,
+                stream, arguments);
 }
 
 // By how many tokens an expert has where all are chosen alike, with room for the fuller ones: half tiles of a unit.
