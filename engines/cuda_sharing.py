@@ -31,7 +31,7 @@ def sharing_problem(python: str) -> str:
     """
     try:
         return _try(Gpu(), python)
-    except (ArtifactError, subprocess.TimeoutExpired) as error:
+    except (ArtifactError, OSError, subprocess.TimeoutExpired) as error:
         return str(error)
 
 

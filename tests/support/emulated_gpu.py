@@ -56,11 +56,16 @@ def emulated_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def emulated_gpu(emulated_driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EmulatedGpu:
     """This process's GPU, and that of processes it starts."""
-    gpu = EmulatedGpu(emulated_driver, tmp_path / "counts")
+    return emulate(emulated_driver, tmp_path, monkeypatch)
+
+
+def emulate(driver: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> EmulatedGpu:
+    """The same for as long as the patches last. Counts are kept in `folder`."""
+    gpu = EmulatedGpu(driver, folder / "counts")
     np.zeros(len(COUNTERS), np.int64).tofile(gpu.counts_file)
     monkeypatch.setattr(cuda_driver, "LIBRARY", str(gpu.library))
     monkeypatch.setenv("EMULATED_CUDA_COUNTS", str(gpu.counts_file))
-    search = [str(emulated_driver), os.environ.get("LD_LIBRARY_PATH", "")]
+    search = [str(driver), os.environ.get("LD_LIBRARY_PATH", "")]
     monkeypatch.setenv("LD_LIBRARY_PATH", os.pathsep.join(filter(None, search)))
     return gpu
 
