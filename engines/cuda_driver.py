@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import threading
+import uuid
 from ctypes import byref, c_char_p, c_int, c_size_t, c_ubyte, c_uint, c_uint64, c_void_p
 
 import numpy as np
@@ -25,6 +26,7 @@ class _IpcHandle(ctypes.Structure):
 # The functions used, with their argument types; the suffix _v2 is the interface of 64-bit addresses.
 FUNCTIONS = {
     "cuInit": [c_uint], "cuDeviceGet": [c_void_p, c_int], "cuDeviceGetAttribute": [c_void_p, c_int, c_int],
+    "cuDeviceGetUuid_v2": [c_void_p, c_int],
     "cuDevicePrimaryCtxRetain": [c_void_p, c_int], "cuCtxSetCurrent": [c_void_p], "cuGetErrorString": [c_int, c_void_p],
     "cuMemAlloc_v2": [c_void_p, c_size_t], "cuMemFree_v2": [c_uint64], "cuMemGetInfo_v2": [c_void_p, c_void_p],
     "cuMemHostAlloc": [c_void_p, c_size_t, c_uint], "cuMemsetD8Async": [c_uint64, c_ubyte, c_size_t, c_void_p],
@@ -75,6 +77,13 @@ class Gpu:
         self._call("cuDeviceGetAttribute", byref(major), COMPUTE_CAPABILITY_MAJOR, self._device)
         self._call("cuDeviceGetAttribute", byref(minor), COMPUTE_CAPABILITY_MINOR, self._device)
         return f"{major.value}.{minor.value}"
+
+    @property
+    def uuid(self) -> str:
+        """Which GPU it is, or which part of one, as `nvidia-smi -L` shows it; the same for all processes."""
+        found = (c_ubyte * 16)()
+        self._call("cuDeviceGetUuid_v2", found, self._device)
+        return str(uuid.UUID(bytes=bytes(found)))
 
     def create_stream(self) -> int:
         """A stream that waits for the default one, where libraries that say nothing of streams have worked."""

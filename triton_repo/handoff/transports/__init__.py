@@ -13,7 +13,7 @@ import numpy as np
 
 from triton_repo.handoff.errors import TransportFailed
 
-TRANSPORTS = ("grpc", "shared_memory", "nixl")
+TRANSPORTS = ("grpc", "shared_memory", "cuda_shared_memory", "nixl")
 
 
 class ReceiveBuffers(Protocol):
@@ -79,6 +79,10 @@ def receive_buffers(transport: str, block_bytes: int, buffer_bytes: int) -> Rece
         from triton_repo.handoff.transports.shared_memory import SharedBuffers
 
         return SharedBuffers(slots, block_bytes)
+    if transport == "cuda_shared_memory":
+        from triton_repo.handoff.transports.cuda_shared_memory import CudaBuffers
+
+        return CudaBuffers(slots, block_bytes)
     if transport == "nixl":
         from triton_repo.handoff.transports.nixl import NixlBuffers
 
@@ -100,6 +104,10 @@ def block_writer(transport: str, buffers: dict) -> BlockWriter:
         from triton_repo.handoff.transports.shared_memory import SharedWriter
 
         return SharedWriter(buffers)
+    if transport == "cuda_shared_memory":
+        from triton_repo.handoff.transports.cuda_shared_memory import CudaWriter
+
+        return CudaWriter(buffers)
     if transport == "nixl":
         from triton_repo.handoff.transports.nixl import NixlWriter
 
