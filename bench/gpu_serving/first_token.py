@@ -18,7 +18,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -117,8 +117,8 @@ class Requests:
         return self.processor(messages=self.messages, images=[self.files[kind][i]])
 
 
-def measure(url: str, build: Path, size: tuple[int, int], text: int, repeats: int, uncounted: int) -> dict:
-    """Everything but what it ran on; times are in milliseconds."""
+def measure(url: str, build: Path, size: tuple[int, int], text: int, repeats: int, uncounted: int) -> Iterator[dict]:
+    """Everything but what it ran on, in milliseconds: first what is asked of the server, then with the parts of it."""
     processor = Processor.from_checkpoint(build / "processor")
     requests = Requests(processor, size, text, repeats + uncounted)
     chat = VisionChat(url, timeout=60)
@@ -138,10 +138,12 @@ def measure(url: str, build: Path, size: tuple[int, int], text: int, repeats: in
     for name, messages in texts.items():
         found[name] = spread([first_seconds(chat, messages, [], ANSWER)
                               for _ in range(repeats + uncounted)][uncounted:])
+    yield found
     encoder = vision_encoder(build / "engines", None)
     inputs = [requests.prepared("JPEG", i) for i in range(repeats + uncounted)]
     encoded = seconds(lambda i: encoder.encode(inputs[i].patches, inputs[i].grids), repeats, uncounted)
-    return {**found, "vision": spread(encoded)}
+    found["vision"] = spread(encoded)
+    yield {**found, "parts": {kind: parts(found, kind) for kind in requests.files}}
 
 
 def parts(found: dict, kind: str) -> dict[str, float]:
@@ -163,12 +165,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=11, help="counted requests of each kind (default: 11)")
     parser.add_argument("--uncounted", type=int, default=3, help="requests before these (default: 3)")
     args = parser.parse_args(argv)
-    found = measure(args.url, args.build, tuple(args.size), args.text_tokens, args.repeats, args.uncounted)
-    found["parts"] = {kind: parts(found, kind) for kind in ("JPEG", "PNG")}
-    report = {"command": shlex.join(["python", "-m", "bench.gpu_serving.first_token", *(argv or sys.argv[1:])]),
-              **describe_machine(), "gpu": describe_gpu(), "model": BuildFolder(args.build).manifest["config"], **found}
-    with replacing(args.output) as temporary:
-        temporary.write_text(json.dumps(report, indent=1) + "\n")
+    about = {"command": shlex.join(["python", "-m", "bench.gpu_serving.first_token", *(argv or sys.argv[1:])]),
+             **describe_machine(), "gpu": describe_gpu(), "model": BuildFolder(args.build).manifest["config"]}
+    for found in measure(args.url, args.build, tuple(args.size), args.text_tokens, args.repeats, args.uncounted):
+        report = {**about, **found}
+        with replacing(args.output) as temporary:
+            temporary.write_text(json.dumps(report, indent=1) + "\n")
     plot(report, args.output.with_suffix(".png"))
     for kind, each in found["parts"].items():
         print(f"{kind}: {found[kind]['first_token']['median']:6.1f} ms = "

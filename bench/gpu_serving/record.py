@@ -106,9 +106,10 @@ class Recording:
         url, metrics = (f"{server.endpoints.local_host}:{port}" for port in (server.endpoints.grpc,
                                                                              server.endpoints.metrics))
         if "first_token" in parts:
-            output = str(self.file(f"first_token{suffix}"))
-            if not self.part(f"first_token{suffix}", ["-m", "bench.gpu_serving.first_token", str(self.build), "--url",
-                                                      url, "--output", output]) and not last:
+            output = self.file(f"first_token{suffix}")
+            self.part(f"first_token{suffix}", ["-m", "bench.gpu_serving.first_token", str(self.build), "--url", url,
+                                               "--output", str(output)])
+            if not (output.exists() or last):
                 return False
         if "serve" in parts:
             self.part("serve", ["-m", "client.cli", "bench", "serve", str(self.build), "--url", url,
@@ -160,8 +161,7 @@ def main(argv: list[str] | None = None) -> int:
     logs = args.logs or args.build / "logs"
     for folder in (logs, args.results):
         folder.mkdir(parents=True, exist_ok=True)
-    recording = Recording(args.build, args.results, args.name, TRIAL if args.trial else FULL, logs,
-                          args.seconds)
+    recording = Recording(args.build, args.results, args.name, TRIAL if args.trial else FULL, logs, args.seconds)
     steps, started = recording.steps, time.monotonic()
     files = {part: recording.file(part) for part in [*args.parts, *(f"first_token_{place}" for place in PLACES)]}
     for file in files.values():

@@ -22,10 +22,10 @@ def summary(files: Mapping[str, Path]) -> str:
 def _first_token(report: dict) -> Iterator[str]:
     yield (f"first token of an image of {report['size'][0]} x {report['size'][1]}, {report['prompt_tokens']} tokens, "
            f"{report['text_tokens']} of them text; ms")
-    for kind, parts in report["parts"].items():
+    for kind in ("JPEG", "PNG"):
         found = report[kind]["first_token"]
         yield f"  {kind:<5} {found['median']:7.1f} (up to {found['largest']:.1f})"
-        yield from (f"    {value:7.1f} {name}" for name, value in parts.items())
+        yield from (f"    {value:7.1f} {name}" for name, value in report.get("parts", {}).get(kind, {}).items())
 
 
 def _serve(report: dict) -> Iterator[str]:
