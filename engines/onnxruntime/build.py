@@ -10,11 +10,10 @@ import onnx_ir as ir
 import onnxruntime
 
 from engines.onnxruntime.rewrite import attend_by_matrix_products, use_flash_attention
-from engines.onnxruntime.session import ENGINE_FILE, load_session, session_options
+from engines.onnxruntime.session import ENGINE_FILE, WEIGHTS_FILE, load_session, session_options
 from engines.rewritten_graph import saved_beside
 from export.build_folder import BuildFolder
 
-WEIGHTS_FILE = "weights.bin"
 QUANTISED_OPERATORS = ("MatMulNBits", "QMoE")
 # Goes up when engines of the same graph come out differently.
 RECIPE = 2

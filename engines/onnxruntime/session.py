@@ -7,9 +7,10 @@ from pathlib import Path
 
 import onnxruntime
 
+from engines.onnxruntime.mapped_pages import release_mapped_pages
 from qwen3vl.errors import ArtifactError
 
-ENGINE_FILE = "engine.onnx"
+ENGINE_FILE, WEIGHTS_FILE = "engine.onnx", "weights.bin"
 
 
 def session_options(threads: int | None = None, spin_microseconds: int = 0) -> onnxruntime.SessionOptions:
@@ -31,8 +32,14 @@ def session_options(threads: int | None = None, spin_microseconds: int = 0) -> o
 
 
 def load_engine(engine_dir: Path, name: str, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    """Load `<engine_dir>/<name>/engine.onnx`. Errors as in `load_session`."""
-    return load_session(engine_dir / name / ENGINE_FILE, options)
+    """Load `<engine_dir>/<name>/engine.onnx`. Errors as in `load_session`.
+
+    Loading reads what running does not: scales and zero points go into the kernels' layout of integers, which has its
+    own copy of them. So all pages of weights are given back, and those that are needed are mapped again.
+    """
+    session = load_session(engine_dir / name / ENGINE_FILE, options)
+    release_mapped_pages(engine_dir / name / WEIGHTS_FILE)
+    return session
 
 
 def load_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
