@@ -24,8 +24,10 @@ class EngineRunner(Runner):
         self._decoder, self._chunk = Decoder(build / "engines", slots, capacity), chunk
         text = self._decoder.config.text
         self.vocab_size, self._no_rows = text.vocab_size, np.empty((0, text.hidden_size), np.float32)
+        self._filled = (0, 0)  # slots and tokens
 
     def prompt(self, token_ids: np.ndarray) -> None:
+        self._filled = (0, 0)
         for start in range(0, len(token_ids), self._chunk):
             part = token_ids[start : start + self._chunk]
             positions = np.broadcast_to(np.arange(start, start + len(part), dtype=np.int32), (3, len(part)))
@@ -33,9 +35,13 @@ class EngineRunner(Runner):
             self._decoder.prefill(0, part, positions, self._no_rows, start, last)
 
     def fill(self, batch: int, past: int) -> None:
-        self.prompt(np.random.default_rng(1).integers(0, self.vocab_size, past, dtype=np.int32))
-        for slot in range(1, batch):
+        slots, tokens = self._filled
+        if tokens != past:
+            self.prompt(np.random.default_rng(1).integers(0, self.vocab_size, past, dtype=np.int32))
+            slots = 1
+        for slot in range(slots, batch):
             self._decoder.move_slot(0, slot, past)
+        self._filled = (max(slots, batch), past)
 
     def step(self, token_ids: np.ndarray, past: int) -> None:
         batch = len(token_ids)

@@ -1,4 +1,4 @@
-"""A time at some depth, and how sure it is, from times that were taken in rounds."""
+"""A time at some depth, and how sure it is, from values that were measured in rounds."""
 
 from __future__ import annotations
 
@@ -52,6 +52,11 @@ def at_depth(rounds: Mapping[int, Sequence[float]], layers: int) -> Estimate:
     low, high = np.percentile(_line_at(depths, medians, layers), [50 - CONFIDENCE / 2, 50 + CONFIDENCE / 2])
     value = _line_at(depths, np.median(times, axis=-1, keepdims=True), layers)
     return Estimate(float(value[0]), float(low), float(high))
+
+
+def median_of(rounds: Sequence[float]) -> Estimate:
+    """The median of a value for each round; rounds are resampled as in `at_depth`."""
+    return at_depth({0: rounds}, 0)
 
 
 def _line_at(depths: np.ndarray, times: np.ndarray, layers: int) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import resource
 import statistics
 import sys
 import time
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.decoder_cpu.floor import read_bandwidth
+from bench.decoder_cpu.floor import MemoryReader
 from bench.decoder_cpu.memory import memory
 
 
@@ -20,14 +22,16 @@ class Loads:
         batches: sequences of a decode step, ascending.
         past: tokens of each in the cache.
         prompts: lengths in tokens, ascending.
-        rounds: how often everything is timed, all depths in each.
-        steps: how often a step is timed in a round, of which the median counts; a prompt is timed once.
+        rounds: how often steps are timed, all depths in each.
+        prompt_rounds: in how many of these, the first ones, prompts are timed too, once each.
+        steps: how often a step is timed in a round; the median counts.
     """
 
     batches: tuple[int, ...] = (1, 4, 16)
     past: int = 512
     prompts: tuple[int, ...] = (512, 2048)
-    rounds: int = 6
+    rounds: int = 8
+    prompt_rounds: int = 3
     steps: int = 12
 
     @property
@@ -56,15 +60,19 @@ class Runner:
 def measure(name: str, runners: dict[int, Callable[[], Runner]], loads: Loads) -> dict:
     """Load a model of each depth and time all by turns: whatever changes on the machine meanwhile meets all of them.
 
+    How fast memory is read may change from one second to the next on a machine that shares it with others; so it is
+    measured between any two steps.
+
     Args:
         runners: by layers, what loads them.
 
     Returns:
-        `prefill_seconds` and `decode_seconds`, by layers and by length or batch a list with a value for each round;
-        `read_bytes_per_second`, one for each round; `load_seconds` by layers; `memory` by layers and by what was done
-        last, in this order: models loaded before are still there. `memory_before` is that of the process itself.
+        `prefill_seconds`, `decode_seconds` and `decode_bandwidth` (bytes read per second), by layers and by length or
+        batch a list with a value for each round; `major_faults`, how often these had to wait for the disk;
+        `load_seconds` by layers; `memory` by layers and by what was done last, in this order: models loaded before are
+        still there. `memory_before` is that of the process itself.
     """
-    work = Work(np.random.default_rng(0), loads)
+    random = np.random.default_rng(0)
     loaded: dict[int, Runner] = {}
     load_seconds, used, before = {}, {}, memory()
     for layers, load in runners.items():
@@ -72,66 +80,82 @@ def measure(name: str, runners: dict[int, Callable[[], Runner]], loads: Loads) -
         loaded[layers] = load()
         load_seconds[str(layers)] = time.perf_counter() - began
         _show(f"{name}, {layers} layers: loaded in {load_seconds[str(layers)]:.1f} s")
-        used[str(layers)] = {"loading": memory(), **work.once(loaded[layers])}
+        used[str(layers)] = {"loading": memory(), **_once(loaded[layers], loads, random)}
+    times = Times(MemoryReader(), loads, random)
     prefill: dict = {str(layers): {str(length): [] for length in loads.prompts} for layers in loaded}
     decode: dict = {str(layers): {str(batch): [] for batch in loads.batches} for layers in loaded}
-    bandwidths = []
-    for _ in range(loads.rounds):
-        bandwidths.append(read_bandwidth())
+    bandwidth = copy.deepcopy(decode)
+    faults = _major_faults()
+    for number in range(loads.rounds):
         for layers, runner in loaded.items():
-            for length in loads.prompts:
-                prefill[str(layers)][str(length)].append(work.prompt(runner, length))
+            for length in loads.prompts if number < loads.prompt_rounds else ():
+                prefill[str(layers)][str(length)].append(times.prompt(runner, length))
             runner.fill(max(loads.batches), loads.past)
             for batch in loads.batches:
-                decode[str(layers)][str(batch)].append(work.steps(runner, batch))
-        _show(f"{name}: {bandwidths[-1] / 1e9:.1f} GB/s; last times {_last(decode)} {_last(prefill)}")
-    return {"prefill_seconds": prefill, "decode_seconds": decode, "read_bytes_per_second": bandwidths,
-            "load_seconds": load_seconds, "memory_before": before, "memory": used}
+                seconds, read = times.steps(runner, batch)
+                decode[str(layers)][str(batch)].append(seconds)
+                bandwidth[str(layers)][str(batch)].append(read)
+        _show(f"{name}: {_last(prefill, 1e3, 'ms')}; {_last(decode, 1e3, 'ms')}; {_last(bandwidth, 1e-9, 'GB/s')}")
+    return {"prefill_seconds": prefill, "decode_seconds": decode, "decode_bandwidth": bandwidth,
+            "major_faults": _major_faults() - faults, "load_seconds": load_seconds, "memory_before": before,
+            "memory": used}
+
+
+def _major_faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+
+
+def _once(runner: Runner, loads: Loads, random: np.random.Generator) -> dict:
+    """Everything once, steps a few times, which touches all pages there are to touch; memory after each."""
+    used = {}
+    for length in loads.prompts:
+        runner.prompt(_tokens(runner, length, random))
+        used[f"prompt of {length}"] = memory()
+    for batch in loads.batches:
+        runner.fill(batch, loads.past)
+        for _ in range(loads.steps):
+            runner.step(_tokens(runner, batch, random), loads.past)
+        used[f"steps of {batch}"] = memory()
+    return used
 
 
 @dataclass(frozen=True)
-class Work:
+class Times:
     """Times single loads."""
 
-    random: np.random.Generator
+    reader: MemoryReader
     loads: Loads
-
-    def once(self, runner: Runner) -> dict:
-        """Everything once, which touches all pages there are to touch; memory after each."""
-        used = {}
-        for length in self.loads.prompts:
-            self.prompt(runner, length)
-            used[f"prompt of {length}"] = memory()
-        for batch in self.loads.batches:
-            runner.fill(batch, self.loads.past)
-            self.steps(runner, batch)
-            used[f"steps of {batch}"] = memory()
-        return used
+    random: np.random.Generator
 
     def prompt(self, runner: Runner, length: int) -> float:
         """Seconds of a prompt."""
-        token_ids = self._tokens(runner, length)
+        token_ids = _tokens(runner, length, self.random)
         started = time.perf_counter()
         runner.prompt(token_ids)
         return time.perf_counter() - started
 
-    def steps(self, runner: Runner, batch: int) -> float:
-        """Seconds of a step, the median; the first, which is not counted, warms up."""
-        taken = []
+    def steps(self, runner: Runner, batch: int) -> tuple[float, float]:
+        """Seconds of a step, and bytes per second that were read from memory between steps; medians.
+
+        The first step warms up and does not count.
+        """
+        taken, read = [], []
         for _ in range(1 + self.loads.steps):
-            token_ids = self._tokens(runner, batch)
+            token_ids = _tokens(runner, batch, self.random)
             started = time.perf_counter()
             runner.step(token_ids, self.loads.past)
             taken.append(time.perf_counter() - started)
-        return statistics.median(taken[1:])
-
-    def _tokens(self, runner: Runner, count: int) -> np.ndarray:
-        return self.random.integers(0, runner.vocab_size, count, dtype=np.int32)
+            read.append(self.reader.read())
+        return statistics.median(taken[1:]), statistics.median(read)
 
 
-def _last(seconds: dict) -> str:
-    times = [(layers, load, values[-1]) for layers, each in seconds.items() for load, values in each.items()]
-    return ", ".join(f"{load} with {layers} layers: {1e3 * value:.1f} ms" for layers, load, value in times)
+def _tokens(runner: Runner, count: int, random: np.random.Generator) -> np.ndarray:
+    return random.integers(0, runner.vocab_size, count, dtype=np.int32)
+
+
+def _last(measured: dict, factor: float, unit: str) -> str:
+    return ", ".join(f"{load} with {layers} layers {factor * values[-1]:.1f} {unit}"
+                     for layers, each in measured.items() for load, values in each.items())
 
 
 def _show(text: str) -> None:

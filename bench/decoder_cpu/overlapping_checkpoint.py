@@ -21,10 +21,18 @@ WEIGHTS = "model.safetensors"
 # Bytes from one weight's beginning to the next one's: no multiple of a row, so that no rows are alike either.
 STEP = 2 * 4099
 CHUNK_VALUES = 1 << 24
+# Of the norms before attention, whose scale passes through values to attention's output. That is nearly the same for
+# all tokens; with 1, it outgrows what tells tokens apart within a few random layers, and all of them choose the same
+# experts: steps of 16 sequences read 4.8 GB instead of 12.
+INPUT_NORM = 0.1
+# What names of vectors end with, and the value that such a vector has throughout; the first that fits.
+VECTORS = (("bias", 0.0), ("input_layernorm.weight", INPUT_NORM), ("", 1.0))
 
 
 def write_overlapping_checkpoint(folder: Path, config: Qwen3VLMoeConfig, seed: int) -> int:
-    """Write config.json and model.safetensors in bf16. Norms are 1, biases 0, weights normal, scaled by the width.
+    """Write config.json and model.safetensors in bf16.
+
+    Weights are normal, scaled by the width; biases 0; norms 1, those before attention `INPUT_NORM`.
 
     Returns:
         The file's size in bytes.
@@ -35,9 +43,9 @@ def write_overlapping_checkpoint(folder: Path, config: Qwen3VLMoeConfig, seed: i
     vector = max(2 * math.prod(shape) for shape in shapes.values() if len(shape) == 1)
     header, end = {}, 0
     for index, (name, shape) in enumerate(shapes.items()):
-        start = 2 * vector + index * STEP  # in the pool, behind a vector of ones and one of zeros
+        start = len(VECTORS) * vector + index * STEP  # in the pool, behind the vectors
         if len(shape) == 1:
-            start = vector if name.endswith("bias") else 0
+            start = vector * next(place for place, (suffix, _) in enumerate(VECTORS) if name.endswith(suffix))
         stop = start + 2 * math.prod(shape)
         header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, stop]}
         end = max(end, stop)
@@ -45,8 +53,9 @@ def write_overlapping_checkpoint(folder: Path, config: Qwen3VLMoeConfig, seed: i
     encoded += b" " * (-len(encoded) % 8)
     with open(folder / WEIGHTS, "wb") as stream:
         stream.write(struct.pack("<Q", len(encoded)) + encoded)
-        stream.write(_bytes(torch.ones(vector // 2)) + bytes(vector))
-        _write_pool(stream, (end - 2 * vector) // 2, config.text_config.hidden_size**-0.5, seed)
+        for _, value in VECTORS:
+            stream.write(_bytes(torch.full((vector // 2,), value)))
+        _write_pool(stream, (end - len(VECTORS) * vector) // 2, config.text_config.hidden_size**-0.5, seed)
     return end
 
 

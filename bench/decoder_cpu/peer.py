@@ -16,6 +16,7 @@ from transformers import Qwen3VLMoeForConditionalGeneration
 from transformers.cache_utils import DynamicCache
 
 from bench.decoder_cpu.loads import Loads, Runner, measure
+from bench.decoder_cpu.overlapping_checkpoint import INPUT_NORM
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -41,6 +42,8 @@ class TransformersRunner(Runner):
 
     @torch.inference_mode()
     def fill(self, batch: int, past: int) -> None:
+        if self._prompt.get_seq_length() == past:
+            return
         ids = np.random.default_rng(1).integers(0, self.vocab_size, (1, past))
         self._prompt = DynamicCache()
         self._run(torch.from_numpy(ids), self._prompt, 0)
@@ -66,9 +69,16 @@ def measure_peer(checkpoint: Path, dtype: str, depths: list[int], loads: Loads) 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    model = cache(lambda: Qwen3VLMoeForConditionalGeneration.from_pretrained(checkpoint, dtype=DTYPES[dtype]).eval())
+    model = cache(lambda: _load(checkpoint, dtype))
     runners = {layers: partial(lambda layers: TransformersRunner(model(), layers), layers) for layers in depths}
     return measure(f"transformers {dtype}", runners, loads)
+
+
+def _load(checkpoint: Path, dtype: str) -> Qwen3VLMoeForConditionalGeneration:
+    model = Qwen3VLMoeForConditionalGeneration.from_pretrained(checkpoint, dtype=DTYPES[dtype]).eval()
+    for layer in model.model.language_model.layers:
+        torch.nn.init.constant_(layer.input_layernorm.weight, INPUT_NORM)
+    return model
 
 
 def main() -> None:

@@ -15,12 +15,13 @@ COLOURS = ("#4c78a8", "#72b7b2", "#9d9da1", "#bab0ac")
 def plot(entries: dict, path: Path) -> None:
     """Side by side, as PNG: decode by batch with the floor of each, prefill by length; with intervals of 95 %."""
     shown = entries["summary"]
-    bandwidth = max(values["read_bytes_per_second"] for values in shown.values())
+    bandwidth = [step["read_bytes_per_second"] / 1e9 for values in shown.values() for step in values["decode"].values()]
     figure, (decode, prefill) = plt.subplots(1, 2, figsize=(13, 4.8), layout="constrained")
     _bars(decode, "decode", shown, "sequences", "decode, tokens/s (line: as fast as memory is read)")
     _bars(prefill, "prefill", shown, "prompt, tokens", "prompt, tokens/s")
     figure.suptitle(f"Qwen3-VL-30B-A3B's decoder, 48 layers, random weights; {entries['processor']}, "
-                    f"{entries['cores']} cores, {bandwidth / 1e9:.0f} GB/s read; {entries['date']}", fontsize=10)
+                    f"{entries['cores']} cores, {min(bandwidth):.0f} to {max(bandwidth):.0f} GB/s read; "
+                    f"{entries['date']}", fontsize=10)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -41,7 +42,8 @@ def _bars(axes, part: str, shown: dict, label: str, title: str) -> None:
                 axes.hlines(int(group) / floor, place - width / 2, place + width / 2, color="black", lw=1)
     axes.set(title=title, xlabel=label, xticks=range(len(groups)), xticklabels=groups)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    axes.set_ylim(top=1.15 * axes.get_ylim()[1])  # room for the legend
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
 
 
 def _label(name: str, values: dict) -> str:

@@ -31,7 +31,7 @@ from qwen3vl.config import TextConfig
 # By name, layers to measure. The deepest come first: their memory is then that of a process that has nothing else.
 DEPTHS = {"int4": [48], "int8": [12, 6, 2], f"{PEER}bf16": [6, 4, 2], f"{PEER}fp32": [6, 4, 2]}
 # The peer is slow: its steps are timed less often.
-PEER_STEPS = 5
+PEER_STEPS, PEER_ROUNDS = 5, 5
 
 
 class Record:
@@ -41,7 +41,7 @@ class Record:
         self._path = path
         self.entries = json.loads(path.read_text()) if path.exists() else {**head, "measured": {}}
         for name, value in head.items():
-            if name not in ("date", "command") and self.entries.get(name) != value:
+            if name != "date" and self.entries.get(name) != value:
                 raise SystemExit(f"{path} has {name} {self.entries.get(name)!r}, this run {value!r}: delete the file "
                                  "or choose another one")
 
@@ -71,7 +71,7 @@ def measure(name: str, depths: list[int], folders: list[Path], loads: Loads) -> 
     print(f"--- {name}", file=sys.stderr, flush=True)
     arguments = ["bench.decoder_cpu.engine", *map(str, folders)]
     if name.startswith(PEER):
-        loads = replace(loads, steps=PEER_STEPS)
+        loads = replace(loads, steps=PEER_STEPS, rounds=PEER_ROUNDS)
         arguments = ["bench.decoder_cpu.peer", *map(str, folders), "--dtype", name.removeprefix(PEER), "--depths",
                      *map(str, depths)]
     command = [sys.executable, "-m", *arguments, "--loads", json.dumps(asdict(loads))]
@@ -102,7 +102,7 @@ def main() -> None:
         for name, depths in args.depths.items():
             sources(scratch, name, depths)
         return
-    head = {"command": "python -m " + " ".join(["bench.decoder_cpu.run", *sys.argv[1:]]), **describe_machine(),
+    head = {"command": "python -m bench.decoder_cpu.run", **describe_machine(),
             "loads": json.loads(json.dumps(asdict(loads)))}
     record = Record(args.output, head)
     for name, depths in args.depths.items():

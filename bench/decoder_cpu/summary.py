@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from bench.decoder_cpu.estimate import Estimate, at_depth
+import statistics
+
+from bench.decoder_cpu.estimate import Estimate, at_depth, median_of
 from bench.decoder_cpu.floor import step_bytes, weight_bytes
 from qwen3vl.config import TextConfig
 
@@ -14,8 +16,8 @@ def summary(measured: dict, text: TextConfig, past: int) -> dict:
     """For everybody who was measured, by name.
 
     `layers` are those measured, `extrapolated` whether the whole model's were not among them. Times and rates of the
-    whole model come with an interval (`Estimate`). Shares of the floor are those of the deepest model that ran, never
-    extrapolated: the floor is the bytes that a step must read, by the best bandwidth of any round.
+    whole model come with an interval (`Estimate`). The floor is the bytes that a step must read, by the speed at which
+    memory was read between steps. Shares of it are those of the deepest model that ran, never extrapolated.
     """
     return {name: _of_one(name, entry, text, past) for name, entry in measured.items()}
 
@@ -23,26 +25,27 @@ def summary(measured: dict, text: TextConfig, past: int) -> dict:
 def _of_one(name: str, entry: dict, text: TextConfig, past: int) -> dict:
     precision = _precision(name)
     depths = sorted(map(int, entry["decode_seconds"]))
-    deepest, bandwidth = depths[-1], max(entry["read_bytes_per_second"])
+    deepest = str(depths[-1])
 
-    def seconds(part: str, load: str, layers: int) -> Estimate:
-        return at_depth({depth: entry[part][str(depth)][load] for depth in depths}, layers)
+    def whole(part: str, load: str) -> Estimate:
+        return at_depth({depth: entry[part][str(depth)][load] for depth in depths}, ALL_LAYERS)
 
-    def floor(batch: str, layers: int) -> float:
-        return step_bytes(text, precision, layers, int(batch), past) / bandwidth
-
-    result: dict = {"layers": depths, "extrapolated": ALL_LAYERS not in depths, "read_bytes_per_second": bandwidth,
-                    "decode": {}, "prefill": {}, "memory": _memory(name, entry, text)}
-    for batch in entry["decode_seconds"][str(deepest)]:
-        whole = seconds("decode_seconds", batch, ALL_LAYERS)
+    result: dict = {"layers": depths, "extrapolated": ALL_LAYERS not in depths, "decode": {}, "prefill": {},
+                    "memory": _memory(name, entry, text)}
+    for batch in entry["decode_seconds"][deepest]:
+        seconds, reads = whole("decode_seconds", batch), entry["decode_bandwidth"][deepest][batch]
+        bandwidth = statistics.median(reads)
+        shares = [step_bytes(text, precision, depths[-1], int(batch), past) / read / taken
+                  for read, taken in zip(reads, entry["decode_seconds"][deepest][batch], strict=True)]
         result["decode"][batch] = {
-            "seconds": whole.to_dict(), "tokens_per_second": whole.inverse(int(batch)).to_dict(),
-            "floor_seconds": floor(batch, ALL_LAYERS),
-            "share_of_floor": seconds("decode_seconds", batch, deepest).inverse(floor(batch, deepest)).to_dict()}
-    for length in entry["prefill_seconds"][str(deepest)]:
-        whole = seconds("prefill_seconds", length, ALL_LAYERS)
-        result["prefill"][length] = {"seconds": whole.to_dict(),
-                                     "tokens_per_second": whole.inverse(int(length)).to_dict()}
+            "seconds": seconds.to_dict(), "tokens_per_second": seconds.inverse(int(batch)).to_dict(),
+            "read_bytes_per_second": bandwidth,
+            "floor_seconds": step_bytes(text, precision, ALL_LAYERS, int(batch), past) / bandwidth,
+            "share_of_floor": median_of(shares).to_dict()}
+    for length in entry["prefill_seconds"][deepest]:
+        seconds = whole("prefill_seconds", length)
+        result["prefill"][length] = {"seconds": seconds.to_dict(),
+                                     "tokens_per_second": seconds.inverse(int(length)).to_dict()}
     return result
 
 
