@@ -146,17 +146,22 @@ def check_pixels(image: Image.Image, max_pixels: int) -> None:
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
-    """Decode the current frame of an opened image, upright: uint8 [height, width, 3].
+    """As `upright_rgb`, as an array: uint8 [height, width, 3]."""
+    return np.asarray(upright_rgb(image))
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Decode the current frame of an opened image, upright, in mode RGB; it may be `image` itself.
 
     Raises:
         InvalidRequest: the file is truncated or broken.
     """
     try:
         image.load()
-        upright = ImageOps.exif_transpose(image)
+        upright = ImageOps.exif_transpose(image) if image.getexif() else image
         if upright.mode.startswith(("I", "F")):
-            return _grey_to_rgb(np.asarray(upright))
-        return np.asarray(upright.convert("RGB"))
+            return Image.fromarray(_grey_to_rgb(np.asarray(upright)))
+        return upright if upright.mode == "RGB" else upright.convert("RGB")
     except Exception as error:  # as in `open_image`
         raise InvalidRequest(f"the {image.format} image of {image.width}x{image.height} pixels is broken or truncated: "
                              f"{error}") from None
@@ -193,26 +198,27 @@ def check_aspect_ratio(height: int, width: int) -> None:
                              "the other; crop it")
 
 
-def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bicubic, with antialiasing: uint8 [h, w, 3] -> uint8 [*size, 3].
+def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Bicubic, with antialiasing, to (height, width).
 
     Where one side stays as it is, which sides that are multiples of `factor` do, strips along that side know nothing of
     each other: threads give what one call would, to the bit. Otherwise Pillow takes two passes, in an order of its own.
     """
-    old, new = pixels.shape[:2], size
-    kept = 1 if new[1] == old[1] else 0 if new[0] == old[0] else None
-    count = min(old[0] * old[1] // STRIP_PIXELS, MOST_THREADS, os.cpu_count() or 1) if kept is not None else 1
-    image = Image.fromarray(pixels)
-    if count < 2:
-        return np.asarray(image.resize(new[::-1], Image.Resampling.BICUBIC))
-    edges = np.linspace(0, old[kept], count + 1).astype(int).tolist()
+    height, width = size
+    wide = image.width == width  # strips lie side by side
+    count = min(image.width * image.height // STRIP_PIXELS, MOST_THREADS, os.cpu_count() or 1)
+    if count < 2 or not (wide or image.height == height):
+        return image.resize((width, height), Image.Resampling.BICUBIC)
+    target = Image.new("RGB", (width, height))
+    edges = np.linspace(0, width if wide else height, count + 1).astype(int).tolist()
 
-    def resized(begin: int, end: int) -> np.ndarray:
-        strip = image.crop((begin, 0, end, old[0]) if kept else (0, begin, old[1], end))
-        size = (end - begin, new[0]) if kept else (new[1], end - begin)
-        return np.asarray(strip.resize(size, Image.Resampling.BICUBIC))
+    def paste(begin: int, end: int) -> None:
+        strip = image.crop((begin, 0, end, image.height) if wide else (0, begin, image.width, end))
+        own = (end - begin, height) if wide else (width, end - begin)
+        target.paste(strip.resize(own, Image.Resampling.BICUBIC), (begin, 0) if wide else (0, begin))
 
-    return np.concatenate(list(_threads().map(resized, edges, edges[1:])), kept)
+    list(_threads().map(paste, edges, edges[1:]))
+    return target
 
 
 @functools.cache
@@ -220,14 +226,13 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(MOST_THREADS, "resize")
 
 
-def image_patches(pixels: np.ndarray, settings: ImageSettings) -> Patches:
-    """Resize an image and cut it into patches; it is repeated over the frames of a patch.
-
-    Args:
-        pixels: uint8 [height, width, 3].
-    """
-    planes = _planes(resize(pixels, resized_size(*pixels.shape[:2], settings))[None])
-    return _cut(np.broadcast_to(planes, (settings.temporal_patch_size, *planes.shape[1:])), settings)
+def image_patches(image: Image.Image, settings: ImageSettings) -> Patches:
+    """Resize an image of mode RGB and cut it into patches; it is repeated over the frames of a patch."""
+    resized = resize(image, resized_size(image.height, image.width, settings))
+    planes = np.empty((3, resized.height, resized.width), np.uint8)
+    for plane, band in zip(planes, resized.split(), strict=True):
+        plane[:] = band
+    return _cut(np.broadcast_to(planes, (settings.temporal_patch_size, *planes.shape)), settings)
 
 
 def patchify(frames: np.ndarray, settings: ImageSettings) -> Patches:
@@ -236,12 +241,7 @@ def patchify(frames: np.ndarray, settings: ImageSettings) -> Patches:
     Args:
         frames: uint8 [t * temporal_patch_size, h * patch_size, w * patch_size, 3].
     """
-    return _cut(_planes(frames), settings)
-
-
-def _planes(frames: np.ndarray) -> np.ndarray:
-    """[F, height, width, 3] -> [F, 3, height, width]."""
-    return np.ascontiguousarray(frames.transpose(0, 3, 1, 2))
+    return _cut(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)), settings)
 
 
 def _cut(planes: np.ndarray, settings: ImageSettings) -> Patches:

@@ -17,7 +17,7 @@ PNG_ORIENTATION_KEYS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
 
 
 def upright_size(image: Image.Image, data: bytes) -> tuple[int, int]:
-    """(height, width) that `images.to_rgb` will give, by the header alone wherever that tells.
+    """(height, width) that `images.upright_rgb` will have, by the header alone wherever that tells.
 
     An orientation that cannot be read counts as upright, as it does in decoding.
 

@@ -143,11 +143,13 @@ class Processor:
         Raises:
             InvalidRequest: a file is broken; the first one is named.
         """
-        parts = [np.empty((0, self.config.vision.patch_dim), dtype=np.uint8)]
+        parts = []
         for visual_file in prompt.files:
             with naming(visual_file.name):
                 parts.append(visual_file.file.patches().pixels)
-        return np.concatenate(parts)
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate([np.empty((0, self.config.vision.patch_dim), dtype=np.uint8), *parts])
 
     def _render(self, messages: list | None, prompt: str | None, images: Sequence[bytes],
                 videos: Sequence[bytes]) -> tuple[list[Segment], list[bytes], list[bytes]]:

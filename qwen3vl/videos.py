@@ -22,7 +22,7 @@ from qwen3vl.images import (
     open_image,
     patchify,
     resize,
-    to_rgb,
+    upright_rgb,
 )
 from qwen3vl.json_files import read_preprocessor
 from qwen3vl.limits import Limits
@@ -107,8 +107,8 @@ def plan_video(data: bytes, settings: VideoSettings, limits: Limits) -> VideoPla
     fps = _frames_per_second(file, range(first, count), limits)
     chosen = sample_frames(count - first, fps, settings)
     _seek(file, first)
-    height, width, _ = to_rgb(file).shape  # upright, which the header's need not be
-    size = resized_size(len(chosen), height, width, settings)
+    upright = upright_rgb(file)  # which the header's sides need not be
+    size = resized_size(len(chosen), upright.height, upright.width, settings)
     timestamps = patch_timestamps(chosen, fps, settings.image.temporal_patch_size)
     grid = (len(timestamps), size[0] // settings.image.patch_size, size[1] // settings.image.patch_size)
     return VideoPlan(file, tuple(first + i for i in chosen), size, timestamps, grid)
@@ -123,7 +123,7 @@ def decode_video(plan: VideoPlan) -> np.ndarray:
     frames = np.empty((len(plan.indices), *plan.size, 3), dtype=np.uint8)
     for frame, index in zip(frames, plan.indices, strict=True):
         _seek(plan.file, index)
-        frame[:] = resize(to_rgb(plan.file), plan.size)
+        frame[:] = resize(upright_rgb(plan.file), plan.size)
     return frames
 
 
@@ -210,7 +210,7 @@ def _frames_per_second(file: Image.Image, frames: range, limits: Limits) -> floa
         check_pixels(file, limits.image_pixels)
         pixels += file.width * file.height
         _check_video_pixels(file, len(frames), pixels, limits)
-        to_rgb(file)
+        upright_rgb(file)
         total += file.info.get("duration") or DEFAULT_DURATION_MS
     return len(frames) * 1000 / total
 

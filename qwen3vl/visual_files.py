@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qwen3vl.config import VisionConfig
 from qwen3vl.errors import CheckpointError, InvalidRequest
-from qwen3vl.images import ImageSettings, Patches, image_grid, image_patches, open_image, to_rgb
+from qwen3vl.images import ImageSettings, Patches, image_grid, image_patches, open_image, upright_rgb
 from qwen3vl.limits import Limits
 from qwen3vl.orientation import upright_size
 from qwen3vl.videos import VideoSettings, decode_video, plan_video, video_patches
@@ -99,7 +99,7 @@ class ImageFile:
             InvalidRequest: the file is broken.
         """
         grid = self.grid  # before decoding, as always: what Pillow finds of an orientation may depend on the order
-        return _kept(self.kind, grid, image_patches(to_rgb(self._image), self._settings))
+        return _kept(self.kind, grid, image_patches(upright_rgb(self._image), self._settings))
 
 
 class VideoFile:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from engines.batching.admission import require_room
 from qwen3vl.errors import InvalidRequest, Overloaded
@@ -81,7 +82,7 @@ class EncodeService:
 
     def _warm_up(self) -> None:
         """Encode the smallest image: a server that is ready is one whose engine works."""
-        smallest = image_patches(np.zeros((1, 1, 3), np.uint8), self._settings.images)
+        smallest = image_patches(Image.new("RGB", (1, 1)), self._settings.images)
         answers: queue.SimpleQueue[np.ndarray | Exception] = queue.SimpleQueue()
         self._vision.submit(smallest.pixels, np.array([smallest.grid], np.int32), answers.put)
         if isinstance(error := answers.get(), Exception):
