@@ -101,7 +101,7 @@ class CachedGroups {
       barrier_init_done();
     }
     __syncwarp();
-    for (int i = 0; i < kDepth; ++i) copy(i);
+    for (int i = 0; i < kDepth; ++i) copy(i, 0);
   }
 
   __device__ __forceinline__ bool more() const { return next_ * kGroupTokens < past_; }
@@ -128,10 +128,10 @@ class CachedGroups {
     return *reinterpret_cast<const uint4*>(memory_[slot_] + kGroupHalf + (token * kHeadSize + d) * 2);
   }
 
-  // The present group is done with.
-  __device__ __forceinline__ void advance() {
-    __syncwarp();
-    copy(slot_);
+  // The present group is done with. `read` is made of a register of each read of its values, which so are done before
+  // the copy that follows; see WeightStream::give_back. (Keys were multiplied long before.)
+  __device__ __forceinline__ void advance(std::uint32_t read) {
+    copy(slot_, __any_sync(~0u, read != 0) ? 0 : 1);
     next_ += stride_;
     if (++slot_ == kDepth) {
       slot_ = 0;
@@ -140,11 +140,11 @@ class CachedGroups {
   }
 
  private:
-  // Only tokens of the sequence: what lies behind them may belong to nobody.
-  __device__ __forceinline__ void copy(int slot) {
+  // By one lane. Only tokens of the sequence: what lies behind them may belong to nobody.
+  __device__ __forceinline__ void copy(int slot, int lane) {
     const int first = ahead_ * kGroupTokens, count = min(past_ - first, kGroupTokens);
     ahead_ += stride_;
-    if (count <= 0 || lane_ != 0) return;
+    if (count <= 0 || lane_ != lane) return;
     const std::uint32_t bytes = static_cast<std::uint32_t>(count) * kHeadSize * 2;
     barrier_arrive_expecting(&full_[slot], 2 * bytes);
     bulk_copy(memory_[slot], keys_ + first * kHeadSize, bytes, &full_[slot], streaming_policy());
@@ -165,9 +165,9 @@ struct State {
   float maximum[2] = {-INFINITY, -INFINITY}, sum[2] = {0.f, 0.f};  // the sum only over this thread's tokens
   float output[2][4][4] = {};
 
-  // Adds 16 tokens, of which `group` holds as many as it says.
+  // Adds 16 tokens, of which `group` holds as many as it says. Returns what `advance` wants to know.
   template <typename T, typename Group>
-  __device__ __forceinline__ void add(const Group& group, const uint4 (&query)[4], float scale, int g, int t) {
+  __device__ __forceinline__ std::uint32_t add(const Group& group, const uint4 (&query)[4], float scale, int g, int t) {
     float even[4] = {}, odd[4] = {};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -191,11 +191,13 @@ struct State {
     }
     const std::uint32_t b0 = transposed_8x8(Element<T>::pack(scores[0], scores[1]));
     const std::uint32_t b1 = transposed_8x8(Element<T>::pack(scores[2], scores[3]));
+    std::uint32_t read = 0;
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
       const int d0 = 64 * c + 8 * g;
       const uint4 values[4] = {group.values(2 * t, d0), group.values(2 * t + 1, d0), group.values(2 * t + 8, d0),
                                group.values(2 * t + 9, d0)};
+      read ^= values[0].w ^ values[1].w ^ values[2].w ^ values[3].w;
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         float(&d)[4] = output[c][j];
@@ -209,6 +211,7 @@ struct State {
                              __byte_perm(v2, v3, 0x5410), __byte_perm(v2, v3, 0x7632), b0, b1);
       }
     }
+    return read;
   }
 };
 
@@ -302,8 +305,7 @@ __global__ void __launch_bounds__(kWarps * 32, 2) attention_kernel(const Attenti
   }
   while (groups.more()) {
     groups.wait();
-    state.add<T>(groups, query, scale, g, t);
-    groups.advance();
+    groups.advance(state.add<T>(groups, query, scale, g, t));
   }
 
   // The warps' results, then the blocks'.

@@ -136,12 +136,17 @@ __global__ void __launch_bounds__(kStreamThreads, kHalves == 1 ? 2 : 1)
   }
 }
 
+constexpr int kLongStream = 16;  // tiles for each multiprocessor
+
 template <typename Rows, typename Out, int kInner, int kHalves>
 cudaError_t launch_product(const ProductArguments& arguments, cudaStream_t stream) {
   using Shape = ProductShape<Rows, kInner, kHalves>;
   if (arguments.rows % Shape::kRows != 0) return cudaErrorInvalidValue;
   const int token_tiles = groups_of(arguments.tokens, kHalves * kHalfTile);
-  const int blocks = min(max(multiprocessor_count() / token_tiles, 1), arguments.rows / Shape::kRows);
+  const int tiles = arguments.rows / Shape::kRows;
+  // Long streams, the head's, use both halves of a multiprocessor; short ones leave one to the next kernel.
+  const int places = multiprocessor_count() * (kHalves == 1 && tiles > kLongStream * multiprocessor_count() ? 2 : 1);
+  const int blocks = min(max(places / token_tiles, 1), tiles);
   return launch(product_kernel<Rows, Out, kInner, kHalves>, dim3(blocks, token_tiles), kStreamThreads,
                 sizeof(typename Shape::Memory), 1, stream, arguments);
 }

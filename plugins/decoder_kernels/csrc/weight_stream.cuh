@@ -128,10 +128,12 @@ class WeightStream {
     return memory_.stages[stage_] + Memory::kExtraOffset;
   }
 
-  // Called when the warp has read all it needs.
-  __device__ __forceinline__ void give_back() {
-    __syncwarp();
-    if (lane_ == 0) barrier_arrive(&memory_.empty[stage_]);
+  // Called when the warp has read all it needs. `read` is made of a register of each read, or of what came of it: a read
+  // is under way until its register is used, and the copy that comes next may overtake it (seen with two blocks a
+  // multiprocessor). Which lane arrives depends on it, so that one does when all reads are done.
+  __device__ __forceinline__ void give_back(std::uint32_t read) {
+    const int arriving = __any_sync(~0u, read != 0) ? 0 : 1;
+    if (lane_ == arriving) barrier_arrive(&memory_.empty[stage_]);
   }
 
   // Starts the copy that is due, into the stage that was given back, and goes on to the next stage.

@@ -62,9 +62,10 @@ struct WideRows {
     static_assert(kRuns % kRunsAtOnce == 0);
     const int k = first_k + lane % 4 * 8;
     const int offset = row_offset(kPieceRows * kRowBytes, kRowBytes, first_row, lane / 4) + 2 * k;
+    std::uint32_t read = 0;  // made of all reads
 #pragma unroll
     for (int run = 0; run < kRuns; run += kRunsAtOnce) {
-      multiply_runs<kRunsAtOnce>(stream, sums, tokens, run, offset + 64 * run, run + kRunsAtOnce == kRuns);
+      multiply_runs<kRunsAtOnce>(stream, sums, tokens, run, offset + 64 * run, read, run + kRunsAtOnce == kRuns);
     }
   }
 
@@ -73,14 +74,14 @@ struct WideRows {
   template <int kRuns, typename Stream, int kHalves, int kAllRuns>
   static __device__ __forceinline__ void multiply_runs(Stream& stream, WideSums<kHalves>& sums,
                                                        const uint4 (&tokens)[kHalves][kAllRuns], int first_run,
-                                                       int offset, bool last) {
+                                                       int offset, std::uint32_t& read, bool last) {
     const std::uint8_t* weights = stream.rows() + offset;
     uint4 runs[kRuns];
 #pragma unroll
     for (int i = 0; i < kRuns; ++i) runs[i] = *reinterpret_cast<const uint4*>(weights + 64 * i);
 #pragma unroll
-    for (int i = 0; i < kRuns; ++i) asm volatile("" ::"r"(runs[i].w) : "memory");  // read before it is given back
-    if (last) stream.give_back();
+    for (int i = 0; i < kRuns; ++i) read ^= runs[i].w;
+    if (last) stream.give_back(read);
 #pragma unroll
     for (int i = 0; i < kRuns; ++i) {
       const int way = 2 * i % WideSums<kHalves>::kWays;

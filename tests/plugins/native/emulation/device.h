@@ -191,6 +191,12 @@ inline void __nanosleep(unsigned) { ::emulation::yield(); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline float __expf(float x) { return std::exp(x); }
 
+inline std::uint32_t __float_as_uint(float x) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
 inline float __uint_as_float(std::uint32_t bits) {
   float x;
   std::memcpy(&x, &bits, sizeof x);
@@ -219,6 +225,14 @@ inline unsigned __match_any_sync(unsigned, int value) {
   unsigned equal = 0;
   for (int i = 0; i < 32; ++i) equal |= static_cast<unsigned>(all[i][0] == own) << i;
   return equal;
+}
+
+inline bool __any_sync(unsigned, bool value) {
+  const std::uint32_t own = value ? 1 : 0;
+  const auto* all = ::emulation::exchange(&own, 1);
+  bool any = false;
+  for (int i = 0; i < 32; ++i) any = any || all[i][0] != 0;
+  return any;
 }
 
 template <typename V>
