@@ -25,8 +25,8 @@ class VisionEncoder(FrameEncoder):
         engine_dir: the `engines/` folder of a build.
         threads: compute threads on a CPU; by default one for each core.
         on_gpu: whether the engine is one for a GPU.
-        rows_memory: asked once, when the engine is loaded, for the engine's device's memory that rows are to stay in;
-            None, or a call that gives None, for arrays.
+        rows_memory: asked just before the engine is loaded for the memory of the engine's device that rows are to stay
+            in; None, or a call that gives None, for arrays.
     """
 
     def __init__(self, engine_dir: Path, threads: int | None = None, *, on_gpu: bool = False,
@@ -62,8 +62,8 @@ class VisionEncoder(FrameEncoder):
     def _loaded_session(self) -> onnxruntime.InferenceSession:
         with self._loading:
             if self._session is None:
-                session = (load_cuda_engine(self._engine_dir / "vision_encoder") if self._on_gpu else
-                           load_engine(self._engine_dir, "vision_encoder", session_options(self._threads)))
+                # First: who opens it may look at which libraries this process has.
                 self._memory = self._open_memory() if self._open_memory else None
-                self._session = session
+                self._session = (load_cuda_engine(self._engine_dir / "vision_encoder") if self._on_gpu else
+                                 load_engine(self._engine_dir, "vision_encoder", session_options(self._threads)))
             return self._session

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from engines.onnxruntime.vision_encoder import VisionEncoder
+from engines.visual_rows import DeviceRows
 from qwen3vl.errors import InvalidRequest, Overloaded
 from tests.support.pictures import gif, png
 from tests.support.server import LIMITS
+from tests.support.watched_memory import WatchedMemory
+from triton_repo import vision_encoder
 from triton_repo.build_paths import BuildPaths
 from triton_repo.preprocess import Preprocessor
 from triton_repo.vision_encoder import VisionService
@@ -102,6 +105,31 @@ def test_requests_that_gather_are_one_group(service: VisionService, prepare, mon
     for _ in range(5):
         assert isinstance(answers.get(timeout=SECONDS), np.ndarray)
     assert gate.groups == [1, 4]
+
+
+def test_of_a_group_no_more_rows_stay_on_the_device_than_may(live_build: Path, prepare, monkeypatch) -> None:
+    memory, answers, gate = WatchedMemory(), queue.Queue(), Gate(monkeypatch)
+    requests = [prepare([png(seed)]) for seed in range(4)]
+    gate.open.set()
+    expected = [VisionEncoder(live_build / "engines", 1).encode(*request) for request in requests]
+    gate.open.clear()
+    monkeypatch.setattr(vision_encoder, "open_rows_memory", lambda: memory)
+    monkeypatch.setattr(vision_encoder, "group_bytes", lambda config: expected[0].nbytes)
+    service = VisionService(BuildPaths(live_build), threads=1, on_device=True)
+    gate.busy.clear()
+    service.submit(*requests[0], answers.put)
+    assert gate.busy.wait(SECONDS)
+    for request in requests[1:]:
+        service.submit(*request, answers.put)
+    gate.open.set()
+    found = [answers.get(timeout=SECONDS) for _ in requests]
+    service.close()
+    assert [isinstance(rows, DeviceRows) for rows in found] == [True, True, False, False]
+    for rows, array in zip(found, expected, strict=True):
+        rows = rows.to_host() if isinstance(rows, DeviceRows) else rows
+        np.testing.assert_allclose(rows, array, rtol=1e-4, atol=1e-4)
+    del found
+    assert memory.blocks == 0
 
 
 def test_full_queue_is_refused_but_not_for_text(service: VisionService, prepare, monkeypatch) -> None:
