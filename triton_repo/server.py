@@ -25,7 +25,7 @@ from triton_repo.gpu_arguments import gpu_arguments
 from triton_repo.gpu_memory import require_memory
 from triton_repo.repo_check import require_sound
 from triton_repo.roles import Role
-from triton_repo.server_binary import find_server
+from triton_repo.server_binary import KEEP_MEMORY, find_server
 from triton_repo.server_log import ServerLog
 from triton_repo.whole import URL_VARIABLE
 
@@ -107,7 +107,7 @@ class TritonServer:
             self.endpoints = (endpoints or Endpoints()).chosen()
             self.log = ServerLog(log or self._runtime / "tritonserver.log")
             arguments = [str(binary.path), *binary.arguments, *self._arguments(repository), *gpu_arguments(paths, role)]
-            environment = {**os.environ, **binary.environment,
+            environment = {**KEEP_MEMORY, **os.environ, **binary.environment,
                            URL_VARIABLE: f"{self.endpoints.local_host}:{self.endpoints.grpc}"}
             self._process = self._start(arguments, environment)
         except BaseException:

@@ -30,6 +30,10 @@ STUB = "triton_python_backend_stub"
 DRIVER, DRIVER_VERSION = "libcuda.so", "libcuda.so.1"
 # What the stub exits with when it is started without arguments, once it has found its libraries.
 STUB_USAGE_EXIT = 1
+# An image of 1920x1080 passes through some 40 MB of arrays in several processes. By default each is mapped anew, and
+# mapping costs more than the work: the C library and Pillow are told to keep what they freed.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+               "PILLOW_BLOCKS_MAX": "8"}
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from tests.support.talking_checkpoint import EMOJI, SENTENCES
 from triton_repo.compose import compose
 from triton_repo.repository import WHOLE, Options
 from triton_repo.server import LOOPBACK, Endpoints, ServerFailed, TritonServer
+from triton_repo.server_binary import KEEP_MEMORY
 
 SECONDS = 60
 FREE_PORTS = Endpoints(http=0, grpc=0, metrics=0)
@@ -155,6 +156,14 @@ def test_server_listens_on_this_machine_only(moved_server: TritonServer) -> None
                 listening.add((address, int(port, 16)))
     assert {port for _, port in listening} == {at.http, at.grpc, at.metrics}
     assert {address for address, _ in listening} <= set(LOOPBACK_ADDRESSES)
+
+
+def test_all_processes_keep_memory_that_the_next_image_needs_again(moved_server: TritonServer) -> None:
+    found = processes(Path("elsewhere"))  # every process names the repository
+    assert len(found) > 3
+    for pid in found:
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        assert {f"{name}={value}".encode() for name, value in KEEP_MEMORY.items()} <= set(environment), pid
 
 
 def test_models_cannot_be_loaded_or_unloaded_by_clients(moved_server: TritonServer) -> None:
