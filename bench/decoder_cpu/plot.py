@@ -42,7 +42,7 @@ def _bars(axes, part: str, shown: dict, label: str, title: str) -> None:
                 axes.hlines(int(group) / floor, place - width / 2, place + width / 2, color="black", lw=1)
     axes.set(title=title, xlabel=label, xticks=range(len(groups)), xticklabels=groups)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_ylim(top=1.15 * axes.get_ylim()[1])  # room for the legend
+    axes.set_ylim(top=1.25 * axes.get_ylim()[1])  # room for the legend
     axes.legend(frameon=False, fontsize=8, loc="upper left")
 
 

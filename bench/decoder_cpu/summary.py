@@ -31,7 +31,7 @@ def _of_one(name: str, entry: dict, text: TextConfig, past: int) -> dict:
         return at_depth({depth: entry[part][str(depth)][load] for depth in depths}, ALL_LAYERS)
 
     result: dict = {"layers": depths, "extrapolated": ALL_LAYERS not in depths, "decode": {}, "prefill": {},
-                    "memory": _memory(name, entry, text)}
+                    "memory": _memory(name, entry, text, deepest)}
     for batch in entry["decode_seconds"][deepest]:
         seconds, reads = whole("decode_seconds", batch), entry["decode_bandwidth"][deepest][batch]
         bandwidth = statistics.median(reads)
@@ -49,30 +49,15 @@ def _of_one(name: str, entry: dict, text: TextConfig, past: int) -> dict:
     return result
 
 
-def _memory(name: str, entry: dict, text: TextConfig) -> dict:
-    """Bytes: all weights by their count, what the deepest model took, and what the whole model takes, by a line."""
-    alone = _resident(entry)
-    deepest = max(alone)
-    found: dict = {"weights": weight_bytes(text, _precision(name), ALL_LAYERS), "layers": deepest,
-                   "resident": alone[deepest]}
-    if not name.startswith(PEER):  # all of whose depths are in memory from the beginning
-        found["resident_all_layers"] = {
-            stage: round(at_depth({layers: [stages[stage]] for layers, stages in alone.items()}, ALL_LAYERS).value)
-            for stage in alone[deepest]}
-    return found
+def _memory(name: str, entry: dict, text: TextConfig, deepest: str) -> dict:
+    """Bytes: all layers' weights by their count, and what a process took, by what it did last.
 
-
-def _resident(entry: dict) -> dict[int, dict[str, int]]:
-    """By layers and what was done last: what a process has that runs this model alone.
-
-    Models were loaded one after the other. The first is alone; of the others, what was there before them is taken off.
+    The process has the deepest model and nothing else: that was loaded first.
     """
-    start = before = entry["memory_before"]["resident"]
-    alone = {}
-    for layers, stages in entry["memory"].items():
-        alone[int(layers)] = {stage: used["resident"] - before + start for stage, used in stages.items()}
-        before = list(stages.values())[-1]["resident"]
-    return alone
+    if next(iter(entry["memory"])) != deepest:
+        raise ValueError(f"{name} was measured with {list(entry['memory'])} layers, expected the deepest first")
+    return {"weights": weight_bytes(text, _precision(name), ALL_LAYERS), "layers": int(deepest),
+            "resident": {stage: used["resident"] for stage, used in entry["memory"][deepest].items()}}
 
 
 def _precision(name: str) -> str:

@@ -151,12 +151,10 @@ def measured(base: float, layer: float, depths: tuple[int, ...]) -> dict:
     def seconds(loads: tuple[str, ...]) -> dict:
         return {str(layers): {load: [base + layers * layer] * 3 for load in loads} for layers in depths}
 
-    memory, resident = {}, 10**8
-    for layers in depths:
-        resident += 10**9 * (1 + layers)
-        memory[str(layers)] = {"loading": {"resident": resident - 10**9}, "steps of 4": {"resident": resident}}
+    memory = {str(layers): {"loading": {"resident": 10**8}, "steps of 4": {"resident": 10**9 * sum(depths[: i + 1])}}
+              for i, layers in enumerate(depths)}
     return {"decode_seconds": seconds(("1", "4")), "prefill_seconds": seconds(("512",)),
-            "memory_before": {"resident": 10**8}, "memory": memory,
+            "memory": memory,
             "decode_bandwidth": {str(layers): {"1": [2e10] * 3, "4": [2e10, 4e10, 3e10]} for layers in depths}}
 
 
@@ -177,10 +175,10 @@ def test_figures_of_the_whole_model_and_shares_of_the_floor(random_build: Path, 
     assert deep["share_of_floor"]["value"] == pytest.approx(step_bytes(text, "int8", 12, 4, 512) / 3e10 / 0.028)
     assert found["transformers bf16"]["prefill"]["512"]["tokens_per_second"]["value"] == pytest.approx(512 / 0.49)
     memory = found["int8"]["memory"]
-    assert memory["layers"] == 12 and memory["resident"]["steps of 4"] == 13 * 10**9 + 10**8
-    assert memory["resident_all_layers"] == {"loading": 48 * 10**9 + 10**8, "steps of 4": 49 * 10**9 + 10**8}
-    assert found["int4"]["memory"]["resident"] == found["int4"]["memory"]["resident_all_layers"]
-    assert "resident_all_layers" not in found["transformers bf16"]["memory"]
+    assert memory["layers"] == 12 and memory["resident"] == {"loading": 10**8, "steps of 4": 12 * 10**9}
+    assert memory["weights"] == weight_bytes(text, "int8", 48)
+    with pytest.raises(ValueError, match=r"int8 was measured with \['2', '6'\] layers, expected the deepest first"):
+        summary({"int8": measured(0.004, 0.002, (2, 6))}, text, past=512)
     plot(entries, tmp_path / "plot.png")
     assert Image.open(tmp_path / "plot.png").width > 1000
 
