@@ -14,18 +14,10 @@ import numpy as np
 from PIL import Image
 
 from qwen3vl.errors import CheckpointError, InvalidRequest
-from qwen3vl.images import (
-    ImageSettings,
-    Patches,
-    check_aspect_ratio,
-    check_pixels,
-    open_image,
-    patchify,
-    resize,
-    upright_rgb,
-)
+from qwen3vl.images import ImageSettings, check_aspect_ratio, check_pixels, open_image, upright_rgb
 from qwen3vl.json_files import read_preprocessor
 from qwen3vl.limits import Limits
+from qwen3vl.patches import Patches, patchify, resize
 
 # What browsers show a frame for that names no duration.
 DEFAULT_DURATION_MS = 100

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from qwen3vl.config import VisionConfig
 from qwen3vl.errors import CheckpointError, InvalidRequest
-from qwen3vl.images import ImageSettings, Patches, image_grid, image_patches, open_image, upright_rgb
+from qwen3vl.images import ImageSettings, image_grid, open_image, upright_rgb
 from qwen3vl.limits import Limits
 from qwen3vl.orientation import upright_size
+from qwen3vl.patches import Patches, image_patches
 from qwen3vl.videos import VideoSettings, decode_video, plan_video, video_patches
 
 IMAGE, VIDEO = "image", "video"

@@ -15,7 +15,8 @@ from export.quantisation.scheme import Quantisation
 from qwen3vl.checkpoint import Checkpoint
 from qwen3vl.config import ModelConfig
 from qwen3vl.errors import ArtifactError
-from qwen3vl.images import ImageSettings, normalise
+from qwen3vl.images import ImageSettings
+from qwen3vl.patches import normalise
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}

@@ -13,9 +13,9 @@ from PIL import Image, ImageOps
 from transformers.image_utils import load_image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from qwen3vl import images
 from qwen3vl.errors import CheckpointError, InvalidRequest
-from qwen3vl.images import ImageSettings, decode_image, image_grid, image_patches, normalise, resized_size
+from qwen3vl.images import ImageSettings, decode_image, image_grid, resized_size
+from qwen3vl.patches import image_patches, normalise, resize
 from tests.support.processor_folder import IMAGE_SETTINGS, add_processor_files
 
 ANY_SIZE = 10**9
@@ -46,7 +46,7 @@ def encode(image, kind="PNG", **options):
 
 
 SIZES = [(1, 1), (1, 200), (200, 1), (3, 599), (16, 16), (31, 33), (32, 32), (48, 80), (64, 64), (100, 60), (240, 321),
-         (480, 640), (1000, 7), (333, 1111)]
+         (480, 640), (1000, 7), (333, 1111), (1080, 1920)]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -63,11 +63,11 @@ def test_patches_equal_the_reference(size, settings):
 
 @pytest.mark.parametrize("size", [(250, 320), (320, 250), (320, 320), (250, 321), (64, 250), (1080, 1920)])
 def test_resizing_in_strips_gives_what_one_call_does(size, monkeypatch):
-    monkeypatch.setattr(images, "STRIP_PIXELS", 4096)
-    monkeypatch.setattr(images.os, "cpu_count", lambda: 5)
+    monkeypatch.setattr("qwen3vl.patches.STRIP_PIXELS", 4096)
+    monkeypatch.setattr("qwen3vl.patches.os.cpu_count", lambda: 5)
     pixels, target = picture(*size), resized_size(*size, PUBLISHED)
     expected = np.asarray(Image.fromarray(pixels).resize(target[::-1], Image.Resampling.BICUBIC))
-    np.testing.assert_array_equal(np.asarray(images.resize(Image.fromarray(pixels), target)), expected)
+    np.testing.assert_array_equal(np.asarray(resize(Image.fromarray(pixels), target)), expected)
 
 
 def test_a_large_image_is_shrunk_like_the_reference():

@@ -16,8 +16,9 @@ from transformers import Qwen3VLMoeModel
 from transformers.video_utils import VideoMetadata
 
 from qwen3vl.errors import CheckpointError, InvalidRequest
-from qwen3vl.images import ImageSettings, normalise
+from qwen3vl.images import ImageSettings
 from qwen3vl.limits import Limits
+from qwen3vl.patches import normalise
 from qwen3vl.processor import PROCESSOR_FILES, Processor
 from tests.support.checkpoints import make_config
 from tests.support.processor_folder import CHAT_TEMPLATE, VOCAB_SIZE, make_processor_folder

@@ -14,8 +14,9 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
 from transformers.video_utils import VideoMetadata
 
 from qwen3vl.errors import CheckpointError, InvalidRequest
-from qwen3vl.images import ImageSettings, normalise
+from qwen3vl.images import ImageSettings
 from qwen3vl.limits import Limits
+from qwen3vl.patches import normalise
 from qwen3vl.videos import (
     VideoSettings,
     decode_video,

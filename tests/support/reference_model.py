@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import Qwen3VLMoeForConditionalGeneration
 
 from qwen3vl.config import ModelConfig
-from qwen3vl.images import ImageSettings, normalise
+from qwen3vl.images import ImageSettings
+from qwen3vl.patches import normalise
 from qwen3vl.processor import ModelInputs
 
 

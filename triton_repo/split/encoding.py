@@ -13,7 +13,7 @@ from PIL import Image
 
 from engines.batching.admission import require_room
 from qwen3vl.errors import InvalidRequest, Overloaded
-from qwen3vl.images import Patches, image_patches
+from qwen3vl.patches import Patches, image_patches
 from qwen3vl.visual_files import VisualSettings
 from triton_repo.build_paths import BuildPaths
 from triton_repo.handoff.encode_task import EncodeTask
