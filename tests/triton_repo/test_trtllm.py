@@ -76,6 +76,7 @@ def test_a_missing_engine_is_named(live_build: Path, tmp_path: Path, capsys) -> 
 
 def test_the_server_takes_no_memory_on_the_workers_gpus(build: Path, live_build: Path, tmp_path: Path) -> None:
     make_build(tmp_path, live_build, live_build.parent / "checkpoint", slots=SLOTS, parallelism=Parallelism(tp=2))
+    compose(tmp_path, OPTIONS)
     assert gpu_arguments(BuildPaths(tmp_path), Role.BOTH)[2:] == [
         "--cuda-memory-pool-byte-size=0:0", "--cuda-memory-pool-byte-size=1:0"]
     for folder, role in ((tmp_path, Role.ENCODE), (build, Role.BOTH), (live_build, Role.BOTH)):
