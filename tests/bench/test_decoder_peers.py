@@ -19,7 +19,7 @@ def test_time_of_all_layers_is_on_the_line_through_two_depths():
 
 def test_sides_that_a_cpu_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture):
     monkeypatch.setattr(peers, "OWN_DEPTHS", (3, 4))
-    monkeypatch.setattr(peers, "EAGER_DEPTHS", (1, 2))
+    monkeypatch.setattr(peers, "EAGER_DEPTHS", (1,))
     monkeypatch.setattr(peers, "COMPILED_DEPTHS", ())
     output = tmp_path / "peers.json"
     assert peers.main([str(tmp_path / "work"), "--device", "cpu", "--small", "--repeats", "1", "--output",
