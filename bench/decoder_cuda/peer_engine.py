@@ -8,8 +8,6 @@ in one chunk, its last token's choice alone. BUILD needs the decoder's engine, f
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -17,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.decoder_cuda.peer_figures import parser, write_figures
 from engines.onnxruntime.cuda_decoder import CudaDecoder
 
 
@@ -56,28 +55,12 @@ class Timed:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("build", type=Path)
-    parser.add_argument("--batches", type=int, nargs="*", default=[1, 8, 32, 128])
-    parser.add_argument("--prompts", type=int, nargs="*", default=[1024, 2048], help="tokens")
-    parser.add_argument("--past", type=int, default=1024, help="tokens in the cache before a step")
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file, written anew with each figure")
-    args = parser.parse_args(argv)
+    options = parser(__doc__)
+    options.add_argument("build", type=Path)
+    args = options.parse_args(argv)
     timed = Timed(args.build / "engines", max([1, *args.batches]), max([args.past + 16, *args.prompts]), args.device,
                   args.repeats)
-    found: dict[str, float] = {}
-
-    def note(name: str, milliseconds: float) -> None:
-        found[name] = milliseconds
-        args.output.write_text(json.dumps(found) + "\n")
-        print(f"{name}: {milliseconds:.3f} ms", flush=True)
-
-    for batch in args.batches:
-        note(f"step {batch}", timed.step_milliseconds(batch, args.past))
-    for tokens in args.prompts:
-        note(f"prompt {tokens}", timed.prompt_milliseconds(tokens))
+    write_figures(args, lambda batch: timed.step_milliseconds(batch, args.past), timed.prompt_milliseconds)
 
 
 if __name__ == "__main__":

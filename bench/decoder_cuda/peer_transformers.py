@@ -9,17 +9,15 @@ each batch by itself and with CUDA graphs, prompts never: `transformers` itself 
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from transformers import StaticCache
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextModel
 
+from bench.decoder_cuda.peer_figures import parser, write_figures
 from bench.synthetic_checkpoint import config_30b_a3b, narrowed
 
 EXPERTS = ("grouped_mm", "batched_mm")
@@ -92,31 +90,16 @@ class Decoder:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--experts", choices=EXPERTS, default="grouped_mm", help="how `transformers` computes them")
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--batches", type=int, nargs="*", default=[1, 8, 32, 128])
-    parser.add_argument("--prompts", type=int, nargs="*", default=[1024, 2048], help="tokens")
-    parser.add_argument("--past", type=int, default=1024, help="tokens in the cache before a step")
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--small", action="store_true", help="narrow, to try it")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file, written anew with each figure")
-    args = parser.parse_args(argv)
+    options = parser(__doc__)
+    options.add_argument("--layers", type=int, default=4)
+    options.add_argument("--experts", choices=EXPERTS, default="grouped_mm", help="how `transformers` computes them")
+    options.add_argument("--compile", action="store_true")
+    options.add_argument("--small", action="store_true", help="narrow, to try it")
+    args = options.parse_args(argv)
     torch.manual_seed(0)
     decoder = Decoder(args.layers, args.experts, compiled=args.compile, device=args.device, small=args.small)
-    found: dict[str, float] = {}
-
-    def note(name: str, milliseconds: float) -> None:
-        found[name] = milliseconds
-        args.output.write_text(json.dumps(found) + "\n")
-        print(f"{name}: {milliseconds:.3f} ms", flush=True)
-
-    for batch in args.batches:
-        note(f"step {batch}", decoder.step_milliseconds(batch, args.past, args.repeats))
-    for tokens in args.prompts:
-        note(f"prompt {tokens}", decoder.prompt_milliseconds(tokens, args.repeats))
+    write_figures(args, lambda batch: decoder.step_milliseconds(batch, args.past, args.repeats),
+                  lambda tokens: decoder.prompt_milliseconds(tokens, args.repeats))
 
 
 if __name__ == "__main__":
