@@ -139,10 +139,10 @@ def test_cancelled_stream_frees_its_slot(live_server: LiveServer) -> None:
                          == (SLOTS, 2))
     for stream in streams:
         stream.cancel()
-    # Both at once: metrics are set one after the other, and may be read in between.
-    after = live_server.wait_for(lambda metrics: (metrics["decoder_active_slots"], metrics["decoder_queued_requests"])
-                                 == (0, 0))
-    assert after["cancelled_requests"] - before["cancelled_requests"] == len(streams)
+    # All at once: metrics are set one after the other, and may be read in between.
+    after = live_server.wait_for(lambda metrics: (
+        metrics["decoder_active_slots"], metrics["decoder_queued_requests"],
+        metrics["cancelled_requests"] - before["cancelled_requests"]) == (0, 0, len(streams)))
     assert after["generated_tokens"] - before["generated_tokens"] < ENDLESS * len(streams)
     assert_serves(live_server)
 
