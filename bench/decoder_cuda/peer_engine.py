@@ -8,14 +8,11 @@ in one chunk, its last token's choice alone. BUILD needs the decoder's engine, f
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from bench.decoder_cuda.peer_figures import parser, write_figures
+from bench.decoder_cuda.peer_figures import median_milliseconds, parser, write_figures
 from engines.onnxruntime.cuda_decoder import CudaDecoder
 
 
@@ -34,24 +31,17 @@ class Timed:
             for row in self.decoder.decode_rows(ids, lengths - 1, lengths):
                 row.best(1) or row.all().argmax()
 
-        return self._median(step)
+        return median_milliseconds(step, self._repeats)
 
     def prompt_milliseconds(self, tokens: int) -> float:
         positions = np.broadcast_to(np.arange(tokens, dtype=np.int32), (3, tokens))
         rows = np.empty((0, self.decoder.config.text.hidden_size), np.float32)
         ids, last = self._ids(tokens), np.array([tokens - 1], np.int32)
-        return self._median(lambda: self.decoder.prefill(0, ids, positions, rows, 0, last).argmax())
+        return median_milliseconds(lambda: self.decoder.prefill(0, ids, positions, rows, 0, last).argmax(),
+                                   self._repeats)
 
     def _ids(self, count: int) -> np.ndarray:
         return self._random.integers(self.decoder.config.text.vocab_size, size=count, dtype=np.int32)
-
-    def _median(self, run: Callable[[], object], uncounted: int = 4) -> float:
-        times = []
-        for _ in range(self._repeats + uncounted):
-            started = time.perf_counter()
-            run()
-            times.append(1e3 * (time.perf_counter() - started))
-        return statistics.median(times[uncounted:])
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -9,15 +9,13 @@ each batch by itself and with CUDA graphs, prompts never: `transformers` itself 
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 from transformers import StaticCache
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextModel
 
-from bench.decoder_cuda.peer_figures import parser, write_figures
+from bench.decoder_cuda.peer_figures import median_milliseconds, parser, write_figures
 from bench.synthetic_checkpoint import config_30b_a3b, narrowed
 
 EXPERTS = ("grouped_mm", "batched_mm")
@@ -68,25 +66,22 @@ class Decoder:
         cache = self._cache(batch, past + 16, past)
         ids = torch.randint(self.config.vocab_size, (batch, 1), device=self.device)
         positions = torch.full((3, batch, 1), past, device=self.device)
-        return self._median(lambda: self._step(ids, positions, cache).cpu(), lambda: self._hold(cache, past), repeats)
+        return self._median(lambda: self._step(ids, positions, cache).cpu(), cache, past, repeats)
 
     @torch.no_grad()
     def prompt_milliseconds(self, tokens: int, repeats: int) -> float:
         cache = self._cache(1, tokens, 0)
         ids = torch.randint(self.config.vocab_size, (1, tokens), device=self.device)
         positions = torch.arange(tokens, device=self.device).expand(3, 1, tokens)
-        return self._median(lambda: self._next(ids, positions, cache).cpu(), lambda: self._hold(cache, 0), repeats)
+        return self._median(lambda: self._next(ids, positions, cache).cpu(), cache, 0, repeats)
 
-    def _median(self, run: Callable[[], object], before: Callable[[], None], repeats: int, uncounted: int = 4) -> float:
-        times = []
-        for _ in range(repeats + uncounted):
-            before()
+    def _median(self, run: Callable[[], object], cache: StaticCache, held: int, repeats: int) -> float:
+        def before() -> None:
+            self._hold(cache, held)
             if self.device == "cuda":
                 torch.cuda.synchronize()
-            started = time.perf_counter()
-            run()
-            times.append(1e3 * (time.perf_counter() - started))
-        return statistics.median(times[uncounted:])
+
+        return median_milliseconds(run, repeats, before)
 
 
 def main(argv: list[str] | None = None) -> None:
