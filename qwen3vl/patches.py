@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -50,20 +51,28 @@ def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     if count == 1 or not (wide or image.height == height):
         return image.resize((width, height), Image.Resampling.BICUBIC)
     target = Image.new("RGB", (width, height))
-    edges = np.linspace(0, width if wide else height, count + 1).astype(int).tolist()
 
     def paste(begin: int, end: int) -> None:
         strip = image.crop((begin, 0, end, image.height) if wide else (0, begin, image.width, end))
         own = (end - begin, height) if wide else (width, end - begin)
         target.paste(strip.resize(own, Image.Resampling.BICUBIC), (begin, 0) if wide else (0, begin))
 
-    list(_threads().map(paste, edges, edges[1:]))
+    _share(paste, width if wide else height, count)
     return target
 
 
 def _strips(pixels: int) -> int:
     """How many threads share the work on so many pixels."""
     return max(1, min(pixels // STRIP_PIXELS, MOST_THREADS, os.cpu_count() or 1))
+
+
+def _share(work: Callable[[int, int], None], length: int, count: int) -> None:
+    """Do work from 0 to `length` in so many strips, each from its begin to its end by a thread of its own."""
+    if count == 1:
+        work(0, length)
+        return
+    edges = np.linspace(0, length, count + 1).astype(int).tolist()
+    list(_threads().map(work, edges, edges[1:]))
 
 
 @functools.cache
@@ -99,12 +108,11 @@ def _cut(planes: np.ndarray, settings: ImageSettings) -> Patches:
     # -> t, block row, block column, row in block, column in block, channel, time, pixel row, units of it
     ordered = blocks.transpose(0, 3, 6, 4, 7, 2, 1, 5, 8)
     patches = np.empty(ordered.shape, ordered.dtype)
-    edges = np.linspace(0, h // merge, _strips(height * width) + 1).astype(int).tolist()
 
     def copy(begin: int, end: int) -> None:
         patches[:, begin:end] = ordered[:, begin:end]
 
-    list(_threads().map(copy, edges, edges[1:]))
+    _share(copy, h // merge, _strips(height * width))
     return Patches(patches.view(np.uint8).reshape(t * h * w, settings.patch_dim), (t, h, w))
 
 
