@@ -115,5 +115,12 @@ def block_writer(transport: str, buffers: dict) -> BlockWriter:
     raise _no_transport(transport)
 
 
+def require_slot(slot: int, size: int, slots: int, slot_bytes: int) -> None:
+    """Raise a TransportFailed unless there is such a slot, and a block of `size` bytes fits it."""
+    if size > slot_bytes or not 0 <= slot < slots:
+        raise TransportFailed(f"a block of {size} bytes for slot {slot} was asked for, but there are {slots} slots of "
+                              f"{slot_bytes}")
+
+
 def _no_transport(transport: str) -> TransportFailed:
     return TransportFailed(f"there is no transport {transport!r}, only {', '.join(TRANSPORTS)}")

@@ -20,6 +20,7 @@ import numpy as np
 from engines.cuda_driver import Gpu
 from qwen3vl.errors import ArtifactError
 from triton_repo.handoff.errors import TransportFailed
+from triton_repo.handoff.transports import require_slot
 
 
 class CudaBuffers:
@@ -66,9 +67,7 @@ class CudaWriter:
         return {}
 
     def write(self, slot: int, block: np.ndarray) -> None:
-        if block.nbytes > self._slot_bytes or not 0 <= slot < self._slots:
-            raise TransportFailed(f"a block of {block.nbytes} bytes for slot {slot} was asked for, but there are "
-                                  f"{self._slots} slots of {self._slot_bytes}")
+        require_slot(slot, block.nbytes, self._slots, self._slot_bytes)
         if self._memory is None:
             raise TransportFailed("the GPU memory of these block buffers was given back")
         self._gpu.upload(self._memory, slot * self._slot_bytes, np.ascontiguousarray(block))

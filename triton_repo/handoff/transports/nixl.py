@@ -20,6 +20,7 @@ from types import ModuleType
 import numpy as np
 
 from triton_repo.handoff.errors import TransportFailed
+from triton_repo.handoff.transports import require_slot
 
 PACKAGES = ("nixl_cu13", "nixl_cu12")
 BACKEND = "UCX"
@@ -70,9 +71,7 @@ class NixlWriter:
         return {}
 
     def write(self, slot: int, block: np.ndarray) -> None:
-        if block.nbytes > self._slot_bytes or not 0 <= slot < self._slots:
-            raise TransportFailed(f"a block of {block.nbytes} bytes for slot {slot} was asked for, but there are "
-                                  f"{self._slots} slots of {self._slot_bytes}")
+        require_slot(slot, block.nbytes, self._slots, self._slot_bytes)
         np.copyto(self._staging[:block.nbytes], block)
         agent = self._agent
         source = agent.get_xfer_descs([(self._staging.ctypes.data, block.nbytes, 0)], "DRAM")
