@@ -1,6 +1,6 @@
 """The plot of a benchmark of the vision encoder: where the time of one 1920x1080 image goes, side by side.
 
-    python -m bench.vision_encoder.plot bench/results/vision_encoder-h200.json bench/results/vision_encoder-h200.png
+    python -m bench.vision_encoder.plot bench/results/vision_encoder_h200.json bench/results/vision_encoder_h200.png
 """
 
 from __future__ import annotations

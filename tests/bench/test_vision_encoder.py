@@ -10,7 +10,7 @@ from bench.vision_encoder.calls import CALLS, LARGEST, Call, least_bytes, operat
 from bench.vision_encoder.plot import PARTS, parts, plot_report
 from qwen3vl.config import VisionConfig
 
-RECORD = Path(__file__).parents[2] / "bench/results/vision_encoder-h200.json"
+RECORD = Path(__file__).parents[2] / "bench/results/vision_encoder_h200.json"
 # Qwen3-VL-30B-A3B.
 VISION = VisionConfig(depth=27, hidden_size=1152, num_heads=16, intermediate_size=4304, out_hidden_size=2048,
                       patch_size=16, temporal_patch_size=2, spatial_merge_size=2, in_channels=3,
