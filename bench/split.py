@@ -44,9 +44,11 @@ QUESTION = "Describe what you see in detail."
 
 @dataclass(frozen=True)
 class Load:
-    """Attributes: `images` in each request that has any; `clients` that ask at the same time; `text_every`: of so many
-    requests, one has none (0 for none of them); `requests` in all; `tokens` of each answer."""
+    """Attributes: `side` of the square images, in pixels; `images` in each request that has any; `clients` that ask at
+    the same time; `text_every`: of so many requests, one has none (0 for none of them); `requests` in all; `tokens` of
+    each answer."""
 
+    side: int
     images: int
     clients: int
     text_every: int
@@ -73,9 +75,9 @@ class Questions:
 
     _seeds = itertools.count(1)
 
-    def __init__(self, load: Load, side: int) -> None:
+    def __init__(self, load: Load) -> None:
         self._load = load
-        prepared = [self._one(i, side) for i in range(load.requests)]
+        prepared = [self._one(i) for i in range(load.requests)]
         self._next = iter(prepared)
         self._lock = threading.Lock()
 
@@ -83,15 +85,15 @@ class Questions:
         with self._lock:
             return next(self._next, None)
 
-    def _one(self, i: int, side: int) -> tuple[str, list[bytes]]:
+    def _one(self, i: int) -> tuple[str, list[bytes]]:
         text = self._load.text_every and i % self._load.text_every == self._load.text_every - 1
         count = 0 if text else self._load.images
-        return f"{QUESTION} {i}", [picture(side, side, next(self._seeds)) for _ in range(count)]
+        return f"{QUESTION} {i}", [picture(self._load.side, self._load.side, next(self._seeds)) for _ in range(count)]
 
 
-def run_load(url: str, load: Load, side: int) -> list[tuple[bool, float, int]]:
+def run_load(url: str, load: Load) -> list[tuple[bool, float, int]]:
     """Have all requests of a load answered; whether each has images, seconds to its first piece of text, its tokens."""
-    questions, answered = Questions(load, side), []
+    questions, answered = Questions(load), []
 
     def client() -> None:
         chat = VisionChat(url)
@@ -111,9 +113,9 @@ def run_load(url: str, load: Load, side: int) -> list[tuple[bool, float, int]]:
     return answered
 
 
-def measure(url: str, deployment: str, number: int, load: Load, side: int) -> Measured:
+def measure(url: str, deployment: str, number: int, load: Load) -> Measured:
     started = time.perf_counter()
-    answered = run_load(url, load, side)
+    answered = run_load(url, load)
     seconds = time.perf_counter() - started
     with_images = [first for has_images, first, _ in answered if has_images]
     return Measured(deployment, number, load, seconds, _spread(with_images),
@@ -158,7 +160,8 @@ def main() -> None:
                         help="of so many requests, one has no images; 0 for none (default: %(default)s)")
     parser.add_argument("--requests", type=int, default=24, help="of each load (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=32, help="tokens of each answer (default: %(default)s)")
-    parser.add_argument("--side", type=int, default=448, help="of the square images, pixels (default: %(default)s)")
+    parser.add_argument("--side", type=int, nargs="+", default=[448],
+                        help="of the square images, pixels (default: 448)")
     parser.add_argument("--encode-servers", type=int, default=1, help="of the split one (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="each deployment is started so often (default: 3)")
     parser.add_argument("--deployments", nargs="+", choices=DEPLOYMENTS, default=DEPLOYMENTS,
@@ -168,20 +171,20 @@ def main() -> None:
     args = parser.parse_args()
     if args.url and (len(args.deployments) > 1 or args.rounds > 1):
         parser.error("--url is one server that runs: name one of --deployments, and --rounds 1")
-    loads = [Load(images, clients, args.text_every, args.requests, args.tokens)
-             for clients in args.clients for images in args.images]
+    loads = [Load(side, images, clients, args.text_every, args.requests, args.tokens)
+             for side in args.side for clients in args.clients for images in args.images]
     report = {"command": shlex.join(["python", "-m", "bench.split", *sys.argv[1:]]), **describe_machine(),
               "model": BuildFolder(args.build).manifest["config"], "target": BuildFolder(args.build).manifest["target"],
-              "side": args.side, "encode_servers": args.encode_servers, "measured": []}
+              "encode_servers": args.encode_servers, "measured": []}
     if args.append:
         report["measured"] = json.loads(args.output.read_text())["measured"]
     for number, deployment in itertools.product(range(args.rounds), args.deployments):
         print(f"round {number + 1} of {args.rounds}: {deployment} ...", file=sys.stderr, flush=True)
         server = nullcontext(args.url) if args.url else serving(args.build, deployment, args.encode_servers)
         with server as url:
-            run_load(url, Load(1, 1, 0, 2, 2), args.side)  # loads the vision engine and warms up
+            run_load(url, Load(args.side[0], 1, 1, 0, 2, 2))  # loads the vision engine and warms up
             for load in loads:
-                measured = measure(url, deployment, number, load, args.side)
+                measured = measure(url, deployment, number, load)
                 report["measured"].append(asdict(measured))
                 _write(report, args.output)
                 print(_line(measured), flush=True)
@@ -199,8 +202,9 @@ def _line(measured: Measured) -> str:
     load = measured.load
     times = [f"{name} {1e3 * spread[0]:7.1f} ms" for name, spread in (("image", measured.image_first),
                                                                       ("text", measured.text_first)) if spread]
-    return (f"{measured.deployment:6} {load.clients:3} clients, {load.images} images: first token {', '.join(times)}; "
-            f"{measured.tokens_per_second:7.1f} tokens/s, {measured.images_per_second:6.2f} images/s")
+    return (f"{measured.deployment:6} {load.clients:3} clients, {load.images} images of {load.side}: first token "
+            f"{', '.join(times)}; {measured.tokens_per_second:7.1f} tokens/s, {measured.images_per_second:6.2f} "
+            "images/s")
 
 
 if __name__ == "__main__":

@@ -53,12 +53,13 @@ class Sizes:
 
 
 FULL = Sizes(
-    slots=64, limits={"prompt_tokens": 3584, "total_tokens": 4096},
+    slots=64, limits={"prompt_tokens": 8448, "total_tokens": 8704},
     first_token=("--repeats", "11"),
     serve=("--requests", "128", "--capacity-concurrency", "64", "--load-seconds", "10"),
-    split=("--images", "1", "4", "--clients", "1", "8", "--requests", "24", "--tokens", "32", "--side", "448"),
+    split=("--images", "1", "2", "4", "--clients", "1", "8", "--requests", "24", "--tokens", "32", "--side", "448",
+           "1440"),
     handoff=("--rounds", "11", "--dtypes", "BF16", "FP32", "--block-mib", "8"),
-    limit={"first_token": 60, "serve": 150, "split": 120, "handoff": 60})
+    limit={"first_token": 60, "serve": 150, "split": 150, "handoff": 60})
 TRIAL = Sizes(
     slots=2, limits={"prompt_tokens": 1024, "total_tokens": 1280},
     first_token=("--repeats", "3", "--size", "320", "192"),

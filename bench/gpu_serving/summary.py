@@ -39,11 +39,11 @@ def _serve(report: dict) -> Iterator[str]:
 
 
 def _split(report: dict) -> Iterator[str]:
-    yield "whole beside split: clients, images; first token of images and of text, ms; tokens/s"
+    yield "whole beside split: clients, side and number of images; first token of images and of text, ms; tokens/s"
     for each in report["measured"]:
         load, times = each["load"], [f"{1e3 * spread[0]:8.1f}" if spread else "       -"
                                      for spread in (each["image_first"], each["text_first"])]
-        yield (f"  {each['deployment']:5} {load['clients']:3} {load['images']:2} {' '.join(times)} "
+        yield (f"  {each['deployment']:5} {load['clients']:3} {load['side']:4} {load['images']:2} {' '.join(times)} "
                f"{each['tokens_per_second']:8.1f}")
 
 
