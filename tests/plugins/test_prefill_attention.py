@@ -15,9 +15,9 @@ NATIVE = Path(__file__).parent / "native"
 def test_attention_is_right_with_emulated_instructions(tmp_path: Path) -> None:
     program = tmp_path / "prefill_attention"
     # The emulated instructions come first: they have the names of plugins/hopper's headers.
-    folders = [NATIVE / "emulated", PLUGINS / "decoder_kernels/csrc", PLUGINS / "hopper"]
+    folders = [NATIVE / "emulation", PLUGINS / "decoder_kernels/csrc", PLUGINS / "hopper"]
     subprocess.run(["nvcc", "-std=c++17", "-O2", "-Xcompiler",
-                    "-fno-strict-aliasing,-Wall,-Werror,-Wno-unknown-pragmas,-pthread",
+                    "-fno-strict-aliasing,-Wall,-Werror,-Wno-unknown-pragmas",
                     *(f"-I{folder}" for folder in folders), NATIVE / "prefill_attention_test.cpp", "-o", program],
                    check=True)
     run = subprocess.run([program], capture_output=True, text=True, check=False, timeout=120)

@@ -1,6 +1,6 @@
 """The decode kernels that stream weights compute what they should, and never hang: their source, on a CPU.
 
-What a CPU has no instruction for is replaced: tensor cores, barriers, bulk copies (tests/plugins/native/emulation).
+What a CPU has no instruction for is replaced: tensor cores, barriers, bulk copies (native/emulation).
 """
 
 import re
@@ -27,8 +27,8 @@ REPLACED = {
          PRODUCT.format("__half")),
         (r'asm volatile\("ld\.global\.nc.*?\);\n', "")),
     "weight_stream.cuh": (
-        (r'asm volatile\("bar\.sync.*?\);\n', "::emulation::named_barrier(buffer_ + 1, true);\n"),
-        (r'asm volatile\("bar\.arrive.*?\);\n', "::emulation::named_barrier(buffer_ + 1, false);\n")),
+        (r'asm volatile\("bar\.sync.*?\);\n', "::emulation::named_barrier(buffer_ + 1, kStreamThreads, true);\n"),
+        (r'asm volatile\("bar\.arrive.*?\);\n', "::emulation::named_barrier(buffer_ + 1, kStreamThreads, false);\n")),
     "product.cuh": (SHARED_MEMORY, KERNEL),
     "experts.cuh": (SHARED_MEMORY, KERNEL),
 }

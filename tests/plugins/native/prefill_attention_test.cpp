@@ -1,12 +1,11 @@
 // Prefill attention's source on a CPU, with emulated instructions, beside attention in double precision. What it can't
 // show: that products and copies, which are done at once here, are waited for.
-#include "ptx.cuh"
-// Before the kernels, as their headers take these for CUDA's.
 #include <cstdio>
-#include <memory>
 #include <random>
-#include <thread>
 #include <vector>
+
+// Before the kernels, whose headers take it for CUDA's.
+#include "ptx.cuh"
 
 #include "prefill_attend.cuh"
 
@@ -46,32 +45,20 @@ struct Data {
 
 constexpr float kScale = 0.088388348f, kEpsilon = 1e-6f;
 
-void run_block(const Case& c, const PrefillArguments& arguments, int index) {
-  static std::uint8_t* memory = static_cast<std::uint8_t*>(std::aligned_alloc(1024, sizeof(PrefillShared)));
-  std::memset(memory, 0xFF, sizeof(PrefillShared));  // NaN
-  const auto block = std::make_unique<emulated::Block>();
-  block->memory = memory;
-  emulated::block = block.get();
-  auto& shared = *reinterpret_cast<PrefillShared*>(memory);
-  shared.init();
-  const PrefillItem item = prefill_item(index, c.tokens, c.kv_heads);
+// As attend_kernel of attention_prefill.cu.
+void attend(const Case& c, const PrefillArguments& arguments) {
+  auto& shared = *reinterpret_cast<PrefillShared*>(emulation::current->block->shared);
+  if (threadIdx.x == 0) shared.init();
+  __syncthreads();
+  const PrefillItem item = prefill_item(blockIdx.x, c.tokens, c.kv_heads);
   const KeyTiles tiles = key_tiles(item.first_token, c.tokens, c.past);
-  std::vector<std::thread> threads;
-  threads.emplace_back([&] {
-    threadIdx.x = 0;
-    load_tiles(shared, arguments, item.kv_head, tiles.count);
-  });
-  for (int thread = kWarpgroup; thread < kPrefillThreads; ++thread) {
-    threads.emplace_back([&, thread] {
-      threadIdx.x = thread;
-      const int first_token = item.first_token + (thread / kWarpgroup - 1) * kGroupTokens;
-      PrefillAttention<T> attention{shared, arguments, c.past, item.kv_head, first_token};
-      attention.prepare_queries();
-      attention.attend(tiles);
-      attention.store();
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
+  if (threadIdx.x == 0) load_tiles(shared, arguments, item.kv_head, tiles.count);
+  if (threadIdx.x < kWarpgroup) return;
+  const int first_token = item.first_token + (threadIdx.x / kWarpgroup - 1) * kGroupTokens;
+  PrefillAttention<T> attention{shared, arguments, c.past, item.kv_head, first_token};
+  attention.prepare_queries();
+  attention.attend(tiles);
+  attention.store();
 }
 
 double value(T x) { return __bfloat162float(x); }
@@ -112,8 +99,8 @@ bool right(const Case& c) {
   Data data(c);
   const std::int32_t total = data.total;
   PrefillArguments arguments{};
-  const emulated::Matrices keys{data.keys.data(), c.kv_heads, data.capacity, kHeadSize, kKeyRows};
-  emulated::Matrices values = keys;
+  const emulation::Matrices keys{data.keys.data(), c.kv_heads, data.capacity, kHeadSize, kKeyRows};
+  emulation::Matrices values = keys;
   values.elements = data.values.data();
   std::memcpy(&arguments.keys, &keys, sizeof(keys));
   std::memcpy(&arguments.values, &values, sizeof(values));
@@ -127,7 +114,8 @@ bool right(const Case& c) {
   arguments.kv_heads = c.kv_heads;
   arguments.epsilon = kEpsilon;
   arguments.scale = kScale * 1.44269504f;
-  for (int index = 0; index < prefill_items(c.tokens, c.kv_heads); ++index) run_block(c, arguments, index);
+  emulation::launch(dim3(prefill_items(c.tokens, c.kv_heads)), kPrefillThreads, sizeof(PrefillShared), false,
+                    [&] { attend(c, arguments); });
   double worst = 0;
   for (int token = 0; token < c.tokens; ++token) {
     for (int head = 0; head < data.heads; ++head) {
@@ -142,7 +130,7 @@ bool right(const Case& c) {
 
 int main() {
   bool all = true;
-  for (const Case& c : {Case{1, 0, 1, 0}, Case{2, 1, 2, 5}, Case{17, 111, 1, 3}, Case{9, 300, 1, 200}}) {
+  for (const Case& c : {Case{1, 0, 1, 0}, Case{2, 1, 2, 5}, Case{17, 111, 1, 3}, Case{9, 700, 1, 200}}) {
     all = right(c) && all;
   }
   return all ? 0 : 1;

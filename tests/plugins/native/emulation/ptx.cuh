@@ -1,5 +1,5 @@
-// plugins/hopper/ptx.cuh on a CPU, as far as the streamed kernels use it. Copies are done at once: one that is started too
-// early overwrites what others still read.
+// plugins/hopper/ptx.cuh on a CPU, as far as the kernels that are tested use it. Copies are done at once: one that is
+// started too early overwrites what others still read.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +8,23 @@
 #include "device.h"
 
 namespace qwen3vl {
+
+constexpr int kWarp = 32, kWarpgroup = 128;
+
+// In place of fragments.cuh's, which is an instruction.
+inline std::uint32_t load_2_now(const __nv_bfloat16* address) {
+  std::uint32_t pair;
+  std::memcpy(&pair, address, sizeof pair);
+  return pair;
+}
+
+inline std::uint32_t shared_address(const void* pointer) {
+  return static_cast<std::uint32_t>(static_cast<const std::uint8_t*>(pointer) - ::emulation::current->block->shared);
+}
+
+inline float exp2_approximate(float x) { return std::exp2(x); }
+
+inline void named_barrier(int id, int threads) { ::emulation::named_barrier(id, threads, true); }
 
 struct EmulatedBarrier {
   std::uint8_t phase, arrivals, pending, unused;
@@ -31,6 +48,7 @@ inline EmulatedBarrier& emulated(std::uint64_t* barrier) { return *reinterpret_c
 inline void wait_for_previous_kernel() {}
 inline void let_next_kernel_start() {}
 inline void barrier_init_done() {}
+inline void shared_writes_fence() {}
 inline std::uint64_t streaming_policy() { return 0; }
 
 inline void barrier_init(std::uint64_t* barrier, std::uint32_t arrivals) {
@@ -39,6 +57,12 @@ inline void barrier_init(std::uint64_t* barrier, std::uint32_t arrivals) {
 }
 
 inline void barrier_arrive(std::uint64_t* barrier) { emulated(barrier).arrive(); }
+
+// Bytes of a copy are there.
+inline void barrier_receive(std::uint64_t* barrier, std::uint32_t bytes) {
+  emulated(barrier).bytes -= static_cast<std::int32_t>(bytes);
+  emulated(barrier).end_phase();
+}
 
 inline void barrier_arrive_expecting(std::uint64_t* barrier, std::uint32_t bytes) {
   emulated(barrier).bytes += static_cast<std::int32_t>(bytes);
@@ -52,9 +76,9 @@ inline void barrier_wait(std::uint64_t* barrier, std::uint32_t parity) {
 inline void bulk_copy(void* target, const void* source, std::uint32_t bytes, std::uint64_t* barrier, std::uint64_t) {
   const auto misplaced = reinterpret_cast<std::uintptr_t>(target) | reinterpret_cast<std::uintptr_t>(source) | bytes;
   if (misplaced % 16 != 0) ::emulation::fail("a bulk copy that is not of whole 16 bytes");
+  ::emulation::yield();  // it takes its time
   std::memcpy(target, source, bytes);
-  emulated(barrier).bytes -= static_cast<std::int32_t>(bytes);
-  emulated(barrier).end_phase();
+  barrier_receive(barrier, bytes);
 }
 
 inline void bulk_prefetch(const void*, std::uint32_t bytes) {

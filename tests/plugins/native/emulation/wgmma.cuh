@@ -6,21 +6,21 @@
 #include "matrix_layout.h"
 #include "ptx.cuh"
 
-namespace emulated {
+namespace emulation {
 
 struct Descriptor {
   int start, leading, stride;
   explicit Descriptor(std::uint64_t bits)
       : start(static_cast<int>(bits & 0x3FFF) * 16), leading(static_cast<int>(bits >> 16 & 0x3FFF) * 16),
         stride(static_cast<int>(bits >> 32 & 0x3FFF) * 16) {
-    if (bits >> 62 != 1) std::abort();
+    if (bits >> 62 != 1) fail("a matrix without the swizzle of 128 bytes");
   }
 };
 
 template <typename T>
 float element(int address) {
   T value;
-  std::memcpy(static_cast<void*>(&value), block->memory + (address ^ (address >> 7 & 7) << 4), sizeof(value));
+  std::memcpy(static_cast<void*>(&value), current->block->shared + (address ^ (address >> 7 & 7) << 4), sizeof(value));
   return static_cast<float>(value);
 }
 
@@ -45,7 +45,7 @@ void add_products(float (&sums)[n], const float (&rows)[2][16], const Column& co
   }
 }
 
-}  // namespace emulated
+}  // namespace emulation
 
 namespace qwen3vl {
 
@@ -58,21 +58,21 @@ void settle(Values&) {}
 
 template <typename T, int n>
 void multiply_shared(float (&sums)[n], std::uint64_t a, std::uint64_t b, bool accumulate) {
-  const emulated::Descriptor first(a), second(b);
+  const ::emulation::Descriptor first(a), second(b);
   const int thread = threadIdx.x % 128, row = thread / 32 * 16 + thread % 32 / 4;
   float rows[2][16];
   for (int r = 0; r < 2; ++r) {
-    for (int k = 0; k < 16; ++k) rows[r][k] = emulated::by_rows<T>(first, row + 8 * r, k);
+    for (int k = 0; k < 16; ++k) rows[r][k] = ::emulation::by_rows<T>(first, row + 8 * r, k);
   }
   if (!accumulate) std::memset(sums, 0, sizeof(sums));
-  emulated::add_products(sums, rows, [&](int column, int k) { return emulated::by_rows<T>(second, column, k); });
+  ::emulation::add_products(sums, rows, [&](int column, int k) { return ::emulation::by_rows<T>(second, column, k); });
 }
 
 // Of a, register i of a thread holds two neighbours of row lane / 4 + 8 (i % 2): 2 (lane % 4) + 8 (i / 2) and the next.
 template <typename T, int n>
 void multiply_registers(float (&sums)[n], const std::uint32_t* a, std::uint64_t b) {
-  const emulated::Descriptor second(b);
-  const emulated::Words words = emulated::exchange(threadIdx.x, a, 4) + threadIdx.x % 32 / 4 * 4;
+  const ::emulation::Descriptor second(b);
+  const auto* words = ::emulation::exchange(a, 4) + threadIdx.x % 32 / 4 * 4;
   float rows[2][16];
   for (int quad = 0; quad < 4; ++quad) {
     for (int i = 0; i < 4; ++i) {
@@ -81,7 +81,7 @@ void multiply_registers(float (&sums)[n], const std::uint32_t* a, std::uint64_t 
       for (int e = 0; e < 2; ++e) rows[i % 2][i / 2 * 8 + 2 * quad + e] = static_cast<float>(pair[e]);
     }
   }
-  emulated::add_products(sums, rows, [&](int column, int k) { return emulated::by_columns<T>(second, column, k); });
+  ::emulation::add_products(sums, rows, [&](int column, int k) { return ::emulation::by_columns<T>(second, column, k); });
 }
 
 }  // namespace qwen3vl

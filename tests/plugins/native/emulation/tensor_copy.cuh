@@ -5,22 +5,23 @@
 
 #include "ptx.cuh"
 
-namespace emulated {
+namespace emulation {
 
 struct Matrices {
   const void* elements;  // 16 bits each
   int count, rows, columns, box_rows;
 };
 
-}  // namespace emulated
+}  // namespace emulation
 
 namespace qwen3vl {
 
 inline void tensor_copy(void* target, const CUtensorMap* map, int column, int row, int matrix, std::uint64_t* barrier) {
   constexpr int kColumns = 64;  // of a box: 128 bytes, the swizzle's rows
-  emulated::Matrices all;
+  ::emulation::Matrices all;
   std::memcpy(&all, map, sizeof(all));
-  if (shared_address(target) % 1024 != 0) std::abort();
+  if (shared_address(target) % 1024 != 0) ::emulation::fail("a tensor copy to no multiple of 1024 bytes");
+  ::emulation::yield();  // it takes its time
   for (int r = 0; r < all.box_rows; ++r) {
     for (int c = 0; c < kColumns; ++c) {
       const bool there = row + r < all.rows && column + c < all.columns && matrix < all.count;
@@ -30,7 +31,7 @@ inline void tensor_copy(void* target, const CUtensorMap* map, int column, int ro
       std::memcpy(static_cast<std::uint8_t*>(target) + (place ^ (place >> 7 & 7) << 4), &element, sizeof(element));
     }
   }
-  emulated::block->barriers.at(barrier).change(0, -all.box_rows * kColumns * 2);
+  barrier_receive(barrier, all.box_rows * kColumns * 2);
 }
 
 }  // namespace qwen3vl

@@ -1,0 +1,58 @@
+// Runs the blocks of a kernel: a fiber for each thread, in turn. Warps are delayed at random, so that they get out of
+// step.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "block.h"
+
+namespace emulation {
+
+inline dim3 grid;
+
+// Some blocks side by side, until all have ended.
+inline void run_together(const std::vector<dim3>& indices, int threads, std::size_t shared_bytes,
+                         const std::function<void()>& kernel) {
+  std::vector<std::unique_ptr<Block>> blocks;
+  std::vector<std::unique_ptr<Thread>> all;
+  std::vector<std::unique_ptr<Fiber>> fibers;
+  for (const dim3& index : indices) {
+    blocks.push_back(std::make_unique<Block>(index, threads, shared_bytes));
+    for (int number = 0; number < threads; ++number) {
+      all.push_back(std::make_unique<Thread>(Thread{blocks.back().get(), number}));
+      fibers.push_back(std::make_unique<Fiber>(kernel));
+    }
+  }
+  std::mt19937 random(1);
+  std::size_t left = fibers.size();
+  for (long round = 0; left > 0; ++round) {
+    if (round > 1000000) fail("the kernel hangs");
+    left = 0;
+    const unsigned delayed = random() % 2 == 0 ? random() : 0;  // a bit for each warp
+    for (std::size_t i = 0; i < fibers.size(); ++i) {
+      if (fibers[i]->done()) continue;
+      ++left;
+      if (delayed >> (i / 32 % 32) & 1) continue;
+      current = all[i].get();
+      fibers[i]->resume();
+    }
+  }
+}
+
+// `together`: all blocks at once, as they wait for each other.
+inline void launch(dim3 blocks, int threads, std::size_t shared_bytes, bool together,
+                   const std::function<void()>& kernel) {
+  grid = blocks;
+  std::vector<dim3> indices;
+  for (unsigned y = 0; y < blocks.y; ++y) {
+    for (unsigned x = 0; x < blocks.x; ++x) indices.emplace_back(x, y);
+  }
+  if (together) return run_together(indices, threads, shared_bytes, kernel);
+  for (const dim3& index : indices) run_together({index}, threads, shared_bytes, kernel);
+}
+
+}  // namespace emulation
