@@ -20,9 +20,12 @@ from PIL import Image
 from qwen3vl.images import ImageSettings, resized_size
 
 # Images are resized and cut by several threads, each a strip of so many pixels at least: less is not worth a thread.
+# One strip goes all the way from pixels to patches while a core's cache holds it.
 STRIP_PIXELS, MOST_THREADS = 1 << 17, 8
 # Bytes -> a type of that size. A patch's row is moved by the largest that fit it, many times quicker than by bytes.
 UNITS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64, 16: np.complex128}
+
+OnStrip = Callable[[Image.Image, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -39,39 +42,38 @@ class Patches:
     grid: tuple[int, int, int]
 
 
-def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Bicubic, with antialiasing, to (height, width).
+def resize(image: Image.Image, size: tuple[int, int], use: OnStrip, step: int = 1) -> None:
+    """Resize an image of mode RGB, bicubic with antialiasing, and hand over the result in strips.
 
     Where one side stays as it is, which sides that are multiples of `factor` do, strips along that side know nothing of
-    each other: threads give what one call would, to the bit. Otherwise Pillow takes two passes, in an order of its own.
+    each other: they are what one call gives, to the bit. Otherwise Pillow takes two passes, in an order of its own.
+
+    Args:
+        size: (height, width) to bring it to.
+        use: is given each strip, and its top row and left column in the whole; from several threads if that pays.
+        step: strips begin at multiples of so many pixels, as `size` has to be.
     """
     height, width = size
-    wide = image.width == width  # strips lie side by side
-    count = _strips(width * height)
-    if count == 1 or not (wide or image.height == height):
-        return image.resize((width, height), Image.Resampling.BICUBIC)
-    target = Image.new("RGB", (width, height))
+    if image.height != height and image.width != width:
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    upright = image.height != height  # strips lie side by side
 
-    def paste(begin: int, end: int) -> None:
-        strip = image.crop((begin, 0, end, image.height) if wide else (0, begin, image.width, end))
-        own = (end - begin, height) if wide else (width, end - begin)
-        target.paste(strip.resize(own, Image.Resampling.BICUBIC), (begin, 0) if wide else (0, begin))
+    def strip(begin: int, end: int) -> None:
+        part = image.crop((begin, 0, end, image.height) if upright else (0, begin, image.width, end))
+        own = (end - begin, height) if upright else (width, end - begin)
+        use(part if part.size == own else part.resize(own, Image.Resampling.BICUBIC),
+            0 if upright else begin, begin if upright else 0)
 
-    _share(paste, width if wide else height, count)
-    return target
+    _share(strip, width if upright else height, step, pixels=height * width)
 
 
-def _strips(pixels: int) -> int:
-    """How many threads share the work on so many pixels."""
-    return max(1, min(pixels // STRIP_PIXELS, MOST_THREADS, os.cpu_count() or 1))
-
-
-def _share(work: Callable[[int, int], None], length: int, count: int) -> None:
-    """Do work from 0 to `length` in so many strips, each from its begin to its end by a thread of its own."""
+def _share(work: Callable[[int, int], None], length: int, step: int, pixels: int) -> None:
+    """Do work on so many pixels from 0 to `length`, in strips that begin at multiples of `step`, by several threads."""
+    count = max(1, min(pixels // STRIP_PIXELS, length // step, MOST_THREADS, os.cpu_count() or 1))
     if count == 1:
         work(0, length)
         return
-    edges = np.linspace(0, length, count + 1).astype(int).tolist()
+    edges = (np.linspace(0, length // step, count + 1).astype(int) * step).tolist()
     list(_threads().map(work, edges, edges[1:]))
 
 
@@ -82,11 +84,17 @@ def _threads() -> ThreadPoolExecutor:
 
 def image_patches(image: Image.Image, settings: ImageSettings) -> Patches:
     """Resize an image of mode RGB and cut it into patches; it is repeated over the frames of a patch."""
-    resized = resize(image, resized_size(image.height, image.width, settings))
-    planes = np.empty((3, resized.height, resized.width), np.uint8)
-    for plane, band in zip(planes, resized.split(), strict=True):
-        plane[:] = band
-    return _cut(np.broadcast_to(planes, (settings.temporal_patch_size, *planes.shape)), settings)
+    size = resized_size(image.height, image.width, settings)
+    cutting = _Cutting(1, *size, settings)
+
+    def cut(strip: Image.Image, top: int, left: int) -> None:
+        planes = np.empty((3, strip.height, strip.width), np.uint8)
+        for plane, band in zip(planes, strip.split(), strict=True):
+            plane[:] = band
+        cutting.put(np.broadcast_to(planes, (settings.temporal_patch_size, *planes.shape)), top, left)
+
+    resize(image, size, cut, settings.factor)
+    return cutting.patches()
 
 
 def patchify(frames: np.ndarray, settings: ImageSettings) -> Patches:
@@ -95,25 +103,42 @@ def patchify(frames: np.ndarray, settings: ImageSettings) -> Patches:
     Args:
         frames: uint8 [t * temporal_patch_size, h * patch_size, w * patch_size, 3].
     """
-    return _cut(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)), settings)
+    count, height, width, _ = frames.shape
+    cutting = _Cutting(count // settings.temporal_patch_size, height, width, settings)
+
+    def cut(begin: int, end: int) -> None:
+        cutting.put(np.ascontiguousarray(frames[:, begin:end].transpose(0, 3, 1, 2)), begin, 0)
+
+    _share(cut, height, settings.factor, pixels=count * height * width)
+    return cutting.patches()
 
 
-def _cut(planes: np.ndarray, settings: ImageSettings) -> Patches:
-    """uint8 [F, 3, height, width], contiguous but for the first dimension, to patches."""
-    count, _, height, width = planes.shape
-    time, side, merge = settings.temporal_patch_size, settings.patch_size, settings.merge_size
-    t, h, w = count // time, height // side, width // side
-    unit = UNITS[math.gcd(side, max(UNITS))]
-    blocks = planes.view(unit).reshape(t, time, 3, h // merge, merge, side, w // merge, merge, -1)
-    # -> t, block row, block column, row in block, column in block, channel, time, pixel row, units of it
-    ordered = blocks.transpose(0, 3, 6, 4, 7, 2, 1, 5, 8)
-    patches = np.empty(ordered.shape, ordered.dtype)
+class _Cutting:
+    """Puts together the patches of t * temporal_patch_size frames that come in strips."""
 
-    def copy(begin: int, end: int) -> None:
-        patches[:, begin:end] = ordered[:, begin:end]
+    def __init__(self, t: int, height: int, width: int, settings: ImageSettings) -> None:
+        time, side, merge = settings.temporal_patch_size, settings.patch_size, settings.merge_size
+        self._grid, self._settings = (t, height // side, width // side), settings
+        unit = np.dtype(UNITS[math.gcd(side, max(UNITS))])
+        # Block row and column, row and column in the block, channel, time, pixel row, units of it.
+        self._blocks = np.empty((t, height // settings.factor, width // settings.factor, merge, merge, 3, time, side,
+                                 side // unit.itemsize), unit)
 
-    _share(copy, h // merge, _strips(height * width))
-    return Patches(patches.view(np.uint8).reshape(t * h * w, settings.patch_dim), (t, h, w))
+    def put(self, planes: np.ndarray, top: int, left: int) -> None:
+        """Cut a strip of all frames; may be called from several threads.
+
+        Args:
+            planes: uint8 [t * temporal_patch_size, 3, height, width], contiguous but for the first dimension.
+            top, left: its place, multiples of `factor` like its sides.
+        """
+        t, rows, columns = len(self._blocks), *(side // self._settings.factor for side in planes.shape[2:])
+        _, _, _, merge, _, _, time, side, units = self._blocks.shape
+        blocks = planes.view(self._blocks.dtype).reshape(t, time, 3, rows, merge, side, columns, merge, units)
+        row, column = top // self._settings.factor, left // self._settings.factor
+        self._blocks[:, row:row + rows, column:column + columns] = blocks.transpose(0, 3, 6, 4, 7, 2, 1, 5, 8)
+
+    def patches(self) -> Patches:
+        return Patches(self._blocks.view(np.uint8).reshape(math.prod(self._grid), self._settings.patch_dim), self._grid)
 
 
 def normalise(pixels: np.ndarray, settings: ImageSettings) -> np.ndarray:

@@ -115,7 +115,11 @@ def decode_video(plan: VideoPlan) -> np.ndarray:
     frames = np.empty((len(plan.indices), *plan.size, 3), dtype=np.uint8)
     for frame, index in zip(frames, plan.indices, strict=True):
         _seek(plan.file, index)
-        frame[:] = resize(upright_rgb(plan.file), plan.size)
+
+        def put(strip: Image.Image, top: int, left: int, frame: np.ndarray = frame) -> None:
+            frame[top:top + strip.height, left:left + strip.width] = strip
+
+        resize(upright_rgb(plan.file), plan.size, put)
     return frames
 
 

@@ -62,12 +62,35 @@ def test_patches_equal_the_reference(size, settings):
 
 
 @pytest.mark.parametrize("size", [(250, 320), (320, 250), (320, 320), (250, 321), (64, 250), (1080, 1920)])
-def test_resizing_in_strips_gives_what_one_call_does(size, monkeypatch):
+@pytest.mark.parametrize("step", [1, 32])
+def test_resizing_in_strips_gives_what_one_call_does(size, step, monkeypatch):
     monkeypatch.setattr("qwen3vl.patches.STRIP_PIXELS", 4096)
     monkeypatch.setattr("qwen3vl.patches.os.cpu_count", lambda: 5)
     pixels, target = picture(*size), resized_size(*size, PUBLISHED)
     expected = np.asarray(Image.fromarray(pixels).resize(target[::-1], Image.Resampling.BICUBIC))
-    np.testing.assert_array_equal(np.asarray(resize(Image.fromarray(pixels), target)), expected)
+    found, places = np.zeros_like(expected), []
+
+    def put(strip, top, left):
+        places.append((top, left))
+        found[top:top + strip.height, left:left + strip.width] = strip
+
+    resize(Image.fromarray(pixels), target, put, step)
+    np.testing.assert_array_equal(found, expected)
+    assert len(set(places)) > 1
+    assert all(place % step == 0 for top_left in places for place in top_left)
+
+
+@pytest.mark.parametrize("size", [(1, 200), (64, 250), (250, 320), (320, 250), (480, 640), (1080, 1920)])
+@pytest.mark.parametrize("settings", [PUBLISHED, SMALL, ODD], ids=["published", "small", "odd"])
+def test_patches_cut_in_strips_are_those_of_one_piece(size, settings, monkeypatch):
+    image = Image.fromarray(picture(*size))
+    monkeypatch.setattr("qwen3vl.patches.os.cpu_count", lambda: 1)
+    whole = image_patches(image, settings)
+    monkeypatch.setattr("qwen3vl.patches.STRIP_PIXELS", 1)
+    monkeypatch.setattr("qwen3vl.patches.os.cpu_count", lambda: 7)
+    strips = image_patches(image, settings)
+    assert strips.grid == whole.grid
+    np.testing.assert_array_equal(strips.pixels, whole.pixels)
 
 
 def test_a_large_image_is_shrunk_like_the_reference():
