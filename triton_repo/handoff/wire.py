@@ -10,6 +10,7 @@ import dataclasses
 import json
 import struct
 import zlib
+from functools import cache
 from typing import Any, get_type_hints
 
 from triton_repo.handoff.errors import ProtocolError, VersionMismatch
@@ -51,10 +52,17 @@ def decode_message(data: bytes) -> Message:
 
 
 def _message(kind: type[Message], values: dict[str, Any]) -> Message:
-    hints = {field.name: get_type_hints(kind)[field.name] for field in dataclasses.fields(kind)}
+    hints = _hints(kind)
     if set(values) != set(hints):
         raise ProtocolError(f"a {kind.type} message has the fields {sorted(values)}, expected {sorted(hints)}")
     return kind(**{name: _value(f"{kind.type}.{name}", value, hints[name]) for name, value in values.items()})
+
+
+@cache
+def _hints(kind: type[Message]) -> dict[str, type]:
+    """The fields of a message. Found once: evaluating annotations takes longer than everything else about a message."""
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def _value(name: str, value: object, hint: type) -> object:
