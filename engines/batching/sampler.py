@@ -9,6 +9,8 @@ from qwen3vl.sampling import SamplingParams
 
 # Candidates sorted first for top_p; only flatter distributions need the whole vocabulary sorted.
 TOP_P_CANDIDATES = 1024
+# Logits of a block, of which the largest alone is looked at first.
+BLOCK = 64
 
 
 class Sampler:
@@ -36,7 +38,11 @@ class Sampler:
         if self._seen is not None:
             penalised = np.where(logits > 0, logits / params.repetition_penalty, logits * params.repetition_penalty)
             logits = np.where(self._seen, penalised, logits)
-        token = int(logits.argmax()) if params.temperature == 0 else self._draw(logits, np.arange(len(logits)))
+        if params.temperature == 0:
+            token = int(logits.argmax())
+        else:
+            ids = largest(logits, params.top_k or len(logits))
+            token = self._draw(logits[ids], ids)
         if self._seen is not None:
             self._seen[token] = True
         return token
@@ -62,10 +68,24 @@ class Sampler:
         if params.top_p < 1:
             ids = _nucleus(probabilities, ids, params.top_p)
         # Sorted, so that a seed draws the same token whatever order they came in or the partition left.
-        ids = ids[np.argsort(token_ids[ids])]
+        ids = ids[np.argsort(token_ids[ids], kind="stable")]  # the quickest way for what is sorted: all of them
         cumulative = np.cumsum(probabilities[ids])
         drawn = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
         return int(token_ids[ids[min(drawn, len(ids) - 1)]])  # The product can round up to the total itself.
+
+
+def largest(logits: np.ndarray, count: int) -> np.ndarray:
+    """Ids of so many of the largest logits, all if there are no more; in no order.
+
+    A logit among the `count` largest is not below the `count` largest of the blocks' maxima: those below go unsorted.
+    """
+    if BLOCK * count >= len(logits):
+        return np.argpartition(logits, -count)[-count:] if count < len(logits) else np.arange(len(logits))
+    whole = len(logits) // BLOCK * BLOCK
+    maxima = logits[:whole].reshape(-1, BLOCK).max(axis=1)
+    # Not "at least as large": what is no number, from an engine that went wrong, must not be lost either.
+    ids = np.flatnonzero(~(logits < np.partition(maxima, -count)[-count]))
+    return ids[np.argpartition(logits[ids], -count)[-count:]]
 
 
 def _nucleus(probabilities: np.ndarray, ids: np.ndarray, top_p: float) -> np.ndarray:

@@ -11,7 +11,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from engines.batching.sampler import TOP_P_CANDIDATES, Sampler
+from engines.batching.sampler import TOP_P_CANDIDATES, Sampler, largest
 from qwen3vl.sampling import SamplingParams
 
 VOCAB = 40
@@ -77,6 +77,23 @@ def test_a_nucleus_wider_than_the_candidates_is_exact():
     drawn = {sampler.sample(logits) for _ in range(3000)}
     assert all(expected[token] > 0 for token in drawn)
     assert min(drawn) < size * 0.2 and max(drawn) > size * 0.99
+
+
+@pytest.mark.parametrize("size", [1, 63, 64, 1000, 12_345])
+@pytest.mark.parametrize("count", [1, 2, 20, 190, 20_000])
+@pytest.mark.parametrize("levels", [3, 100_000])
+def test_the_largest_logits_are_found(size: int, count: int, levels: int):
+    logits = np.random.default_rng(size).integers(0, levels, size).astype(np.float32)  # with few levels, many are equal
+    ids = largest(logits, count)
+    assert len(set(ids.tolist())) == len(ids) == min(count, size)
+    assert sorted(logits[ids]) == sorted(logits)[-count:]
+
+
+def test_what_is_no_number_does_not_end_the_sampling_for_everybody():
+    for share in (0.001, 0.5, 1):
+        logits = np.zeros(10_000, np.float32)
+        logits[:int(share * 10_000)] = np.nan
+        assert len(largest(logits, 20)) == 20
 
 
 class BestFirst:
