@@ -23,7 +23,8 @@ class DecoderSettings:
     Attributes:
         slots: requests served at the same time.
         threads: compute threads of an engine that runs on the CPU; 0 for one for each core.
-        stall_seconds: how long prompts may hold up running requests; TensorRT-LLM decides for itself.
+        stall_seconds: time between two tokens of a running request while prompts are processed; TensorRT-LLM decides
+            for itself.
         cache_fraction: share of a GPU's free memory that TensorRT-LLM gets for keys and values.
     """
 

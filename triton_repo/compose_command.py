@@ -24,8 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=defaults.threads,
                         help="compute threads of each engine (default: one for each core)")
     parser.add_argument("--stall-ms", type=int, default=defaults.stall_ms, metavar="MS",
-                        help="how long prompts may hold up running answers between two of their tokens "
-                             f"(default: {defaults.stall_ms}); more of it means shorter waits for the first token")
+                        help="time between two tokens of a running answer while prompts are processed, as far as the "
+                             f"machine allows it (default: {defaults.stall_ms}); more of it means shorter waits for "
+                             "the first token")
     parser.add_argument("--preprocess-instances", type=int, default=defaults.preprocess_instances,
                         help=f"processes that prepare requests (default: {defaults.preprocess_instances})")
     parser.add_argument("--whole-instances", type=int, default=defaults.whole_instances,

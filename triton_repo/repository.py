@@ -84,8 +84,8 @@ class Options:
     Attributes:
         slots: requests that the decoder serves at the same time.
         threads: compute threads of each engine; 0 is one for each core.
-        stall_ms: how long prompts may hold up running answers between two of their tokens, in milliseconds;
-            TensorRT-LLM decides for itself.
+        stall_ms: time between two tokens of a running answer while prompts are processed, in milliseconds, as far as
+            the machine allows it (see docs/architecture.md); TensorRT-LLM decides for itself.
         cache_percent: share of a GPU's free memory that TensorRT-LLM gets for keys and values; the vision encoder is
             loaded later, into the rest.
         preprocess_instances: processes that prepare prompts and, on a whole server, images.

@@ -28,9 +28,11 @@ class PrefillSettings:
     """How long prompts may hold up running streams.
 
     Attributes:
-        stall_seconds: what prompts get between two decode steps.
-        min_tokens: tokens of a turn's first chunk at least. Where these take too long already, so that the stall time
-            cannot be kept, chunks are so long that prompts get on at half of the speed they could have.
+        stall_seconds: the time between two tokens of a stream at most, chunks and decode step together, as long as
+            prompts then get on at half of the speed they could have. Where the step leaves them less, this is what
+            chunks alone may take at most.
+        min_tokens: tokens of a turn's first chunk at least. Where these alone take longer than the stall time, chunks
+            are as long as half of the speed needs.
         max_tokens: tokens of a chunk at most, for the engine's working memory grows with it.
     """
 
@@ -61,9 +63,10 @@ class PrefillScheduler(Generic[P]):
     long as there are slots, half of the work at least is for the oldest, and a prompt waits for at most twice the work
     that was there when it came, whatever comes after it. Prompts of equal length never pass each other.
 
-    Length: all chunks between two decode steps together are to take `stall_seconds`, going by what recent ones took.
-    Where even the shortest chunk takes longer, half of a turn, that is chunk and decode step, goes into fixed costs:
-    shorter chunks would hardly stall less, and cost more of the time.
+    Length: a turn, that is all chunks between two decode steps and the second of these, is to take `stall_seconds`,
+    going by what recent chunks and the last step took. But half of a turn at least is for what each token of a prompt
+    adds, not for the step and what every chunk costs: shorter chunks would stall streams little less, and cost prompts
+    much more. This half may bring the chunks up to `stall_seconds`, or to the length of the shortest one.
 
     Attributes:
         prompts: all that are not in the cache completely, the oldest first.
@@ -141,11 +144,17 @@ class PrefillScheduler(Generic[P]):
 
     def _length(self, remaining: int, running: int) -> int:
         """Tokens that fit what is left of the turn, 0 for none; a turn's first chunk has some in any case."""
-        settings = self._settings
-        turn = settings.stall_seconds * (1 if running else ALONE)
-        tokens = min(self._time.tokens_within(turn - self._turn), settings.max_tokens)
+        settings, even = self._settings, self._time.even_tokens(self._step)
+        tokens = min(self._time.tokens_within(self._allowed(running, even) - self._turn), settings.max_tokens)
         if tokens >= min(settings.min_tokens, remaining):
             return tokens
         if self._turn:
             return 0
-        return min(max(self._time.even_tokens(self._step), settings.min_tokens), settings.max_tokens)
+        return min(max(even, settings.min_tokens), settings.max_tokens)
+
+    def _allowed(self, running: int, even: int) -> float:
+        """Seconds of this turn that are for prompts; with `even` tokens in a chunk they get on at half speed."""
+        stall = self._settings.stall_seconds
+        if not running:
+            return ALONE * stall
+        return min(stall, max(stall - self._step, self._time.seconds(even)))

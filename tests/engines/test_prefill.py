@@ -104,14 +104,24 @@ prompts = st.lists(st.builds(SimulatedPrompt, at=st.floats(0, 5), length=st.inte
 
 
 @settings(max_examples=60, deadline=None)
-@given(prompts, st.floats(1e-4, 0.2), st.floats(1e-5, 3e-3), st.integers(1, 9))
-def test_streams_stall_no_longer_than_they_may(requests, fixed: float, per_token: float, slots: int):
-    engine = Simulation(line(fixed, per_token), slots=slots)
+@given(prompts, st.floats(1e-4, 0.2), st.floats(1e-5, 3e-3), st.floats(0, 0.1), st.integers(1, 9))
+def test_streams_stall_no_longer_than_they_may(requests, fixed: float, per_token: float, step: float, slots: int):
+    engine = Simulation(line(fixed, per_token), step, slots=slots)
     engine.run(requests)
-    shortest = engine.chunk_seconds(SETTINGS.min_tokens)
-    limit = SETTINGS.stall_seconds if shortest <= SETTINGS.stall_seconds else max(
-        shortest, 2 * fixed + engine.step_seconds + per_token)
+    stall, shortest = SETTINGS.stall_seconds, engine.chunk_seconds(SETTINGS.min_tokens)
+    half = 2 * fixed + step + per_token  # of the speed that prompts could have
+    limit = max(shortest, half if shortest > stall else min(stall, max(stall - step, half)))
     assert max(engine.stalls, default=0) <= 1e-6 + limit
+
+
+@pytest.mark.parametrize(("fixed", "step", "turn"), [
+    (0, 0, 0.05), (0.005, 0.01, 0.05), (0.005, 0.02, 0.05),  # the stall time
+    (0.01, 0.02, 0.06), (0, 0.03, 0.06),  # half of it for tokens
+    (0.01, 0.04, 0.09), (0.02, 0.1, 0.15)])  # the stall time for chunks
+def test_time_between_tokens_counts_the_step_as_long_as_prompts_keep_half_of_their_speed(fixed, step, turn):
+    engine = Simulation(line(fixed, 1e-4), step)
+    engine.run([SimulatedPrompt(0, 5, 2000), *(SimulatedPrompt(0.1 * i, 2900, 1) for i in range(8))])
+    assert max(engine.stalls) + step == pytest.approx(turn, abs=2e-4)
 
 
 @settings(max_examples=60, deadline=None)
@@ -156,11 +166,11 @@ def test_a_short_prompt_passes_a_long_one():
 
 
 def test_chunks_are_longer_while_nothing_else_runs():
-    alone, beside = Simulation(line(0.01, 1e-3)), Simulation(line(0.01, 1e-3))
+    alone, beside = (Simulation(line(0.001, 1e-3), step_seconds=0.004) for _ in range(2))
     alone.run([SimulatedPrompt(0, 3000, 1)])
     beside.run([SimulatedPrompt(0, 5, 1000), SimulatedPrompt(0.001, 3000, 1)])
-    assert max(alone.chunks) == 490  # 0.5 s
-    assert max(beside.chunks) == 40  # 0.05 s
+    assert max(alone.chunks) == 499  # 0.5 s
+    assert max(beside.chunks) == 45  # 0.05 s, the step among them
 
 
 def test_where_the_stall_time_cannot_be_kept_half_of_the_time_is_for_the_tokens_of_prompts():
@@ -175,7 +185,7 @@ def test_short_prompts_share_a_turn():
     engine = Simulation(line(0.001, 1e-3), slots=12)
     engine.run([running, *shorts])
     assert max(prompt.first_token for prompt in shorts) - min(prompt.first_token for prompt in shorts) < 0.1
-    assert sum(stall > 0 for stall in engine.stalls) == 2  # four of 11 ms in 50 ms, then two
+    assert sum(stall > 0 for stall in engine.stalls) == 2  # three of 11 ms and a step of 10, twice
 
 
 def test_no_more_than_the_longest_chunk_is_processed_at_once():
