@@ -27,11 +27,18 @@ class EncodeTask:
         return self._cancelled.is_set()
 
     def cancel(self) -> None:
+        """Nobody waits for the rows any more. What waited for them is let go of: it holds this task in turn, and two
+        that hold each other keep a file in memory until the garbage collector looks at what has lived for long."""
         self._cancelled.set()
+        self._on_rows = _forget
 
     def deliver(self, rows: np.ndarray | Exception) -> None:
         """Hand over the rows [(1 + D) * tokens, hidden], or why there are none. To be called once, from any thread."""
         self._on_rows(rows)
+
+
+def _forget(rows: np.ndarray | Exception) -> None:
+    """For rows that come too late."""
 
 
 # Gets tasks; must return soon.
