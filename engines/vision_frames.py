@@ -79,7 +79,7 @@ class FrameEncoder(ABC):
         for (h, w), members in groups.items():
             step = self.frames_per_call(h * w)
             for part in (members[start : start + step] for start in range(0, len(members), step)):
-                encoded = self.encode_frames((h, w), np.stack([frames[index][2] for index in part]))
+                encoded = self.encode_frames((h, w), _stacked([frames[index][2] for index in part]))
                 rows.update(zip(part, split_rows(encoded, len(part)), strict=True))
         by_request = [[rows[i] for i, frame in enumerate(frames) if frame[0] == owner]
                       for owner in range(len(requests))]
@@ -107,6 +107,11 @@ class FrameEncoder(ABC):
         indices, weights = interpolation(*grid, vision.grid_side, vision.spatial_merge_size)
         return {"patch_positions": vision_positions(*grid, vision.spatial_merge_size),
                 "interp_indices": indices, "interp_weights": weights}
+
+
+def _stacked(frames: list[np.ndarray]) -> np.ndarray:
+    """[F, ...]; one alone, which may be of many megabytes, is not copied."""
+    return frames[0][None] if len(frames) == 1 else np.stack(frames)
 
 
 def _frames(patches: np.ndarray, grids: np.ndarray) -> Iterator[tuple[Grid, np.ndarray]]:

@@ -37,6 +37,14 @@ def test_frames_do_not_see_each_other(encoder: VisionEncoder):
     assert np.abs(before[half:] - after[half:]).max() > 0.01
 
 
+def test_an_image_alone_comes_to_the_engine_without_a_copy(encoder: VisionEncoder, monkeypatch):
+    encode, seen = encoder.encode_frames, []
+    monkeypatch.setattr(encoder, "encode_frames", lambda grid, frames: seen.append(frames) or encode(grid, frames))
+    patches = np.zeros((16, encoder.config.vision.patch_dim), np.uint8)
+    encoder.encode(patches, np.array([[1, 4, 4]]))
+    assert seen[0].shape == (1, *patches.shape) and np.shares_memory(seen[0], patches)
+
+
 def test_the_engine_is_loaded_with_the_first_image(encoder: VisionEncoder):
     none = np.empty((0, encoder.config.vision.patch_dim), np.uint8), np.empty((0, 3), np.int32)
     assert encoder.encode(*none).shape == (0, encoder.config.text.hidden_size)
