@@ -27,9 +27,9 @@ from bench.gpu_serving.steps import Steps
 LAYERS = 48
 STEP_BATCHES, PROMPTS = ("1", "8", "32", "128"), ("1024", "2048")
 COLUMNS = (*(f"step {batch}" for batch in STEP_BATCHES), *(f"prompt {tokens}" for tokens in PROMPTS))
-OWN_DEPTHS, EAGER_DEPTHS, COMPILED_DEPTHS = (4, 8), (4, 8), (2, 6)
-# One copy of a layer's experts for each token and expert of it: more sequences do not fit.
-BATCHED_MOST = "8"
+OWN_DEPTHS, EAGER_DEPTHS, COMPILED_DEPTHS = (4, 8), (4, 8), (2, 4)
+# It copies the weights of each token's experts, so that it may be quicker for one sequence alone.
+BATCHED_MM_BATCHES = ("1",)
 
 
 class Peers:
@@ -79,7 +79,7 @@ class Peers:
             self._transformers("transformers, compiled", depth, "--compile", "--prompts")
         for depth in COMPILED_DEPTHS:
             self._transformers("transformers, compiled, batched_mm", depth, "--compile", "--prompts", "--experts",
-                               "batched_mm", "--batches", "1", BATCHED_MOST)
+                               "batched_mm", "--batches", *BATCHED_MM_BATCHES)
 
     def _transformers(self, side: str, depth: int, *more: str) -> None:
         self._time(side, depth, "bench.decoder_cuda.peer_transformers", "--layers", str(depth), *more,
