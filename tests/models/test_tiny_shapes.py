@@ -94,8 +94,8 @@ def test_sample_questions_get_the_recorded_answers(processor: Processor, model: 
 
 def test_training_gives_the_same_checkpoint_in_every_process(tmp_path: Path) -> None:
     """Whatever the process's order of sets, which Python draws anew each time."""
-    command = [sys.executable, "-m", "models.tiny_shapes_training.train", "--device", "cpu", "--steps", "3",
-               "--batch", "8", "--uses", "2", "--workers", "0", "--report", "1", "--output"]
+    command = [sys.executable, "-m", "models.tiny_shapes_training.train", "--device", "cpu", "--steps", "2",
+               "--batch", "2", "--uses", "2", "--workers", "0", "--report", "1", "--output"]
     for name, hash_seed in (("one", "1"), ("two", "2")):
         subprocess.run([*command, str(tmp_path / name)], env={**os.environ, "PYTHONHASHSEED": hash_seed}, check=True)
     for file in ("tokenizer.json", "model.safetensors"):
