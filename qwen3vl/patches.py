@@ -82,16 +82,21 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(MOST_THREADS, "image")
 
 
-def image_patches(image: Image.Image, settings: ImageSettings) -> Patches:
-    """Resize an image of mode RGB and cut it into patches; it is repeated over the frames of a patch."""
+def image_patches(image: Image.Image, settings: ImageSettings, *, repeated: bool = True) -> Patches:
+    """Resize an image of mode RGB and cut it into patches; it is repeated over the frames of a patch.
+
+    Args:
+        repeated: False to leave the repetition to `repeat_frame`: then pixels are uint8 [h*w, 3 * patch_size**2].
+    """
     size = resized_size(image.height, image.width, settings)
-    cutting = _Cutting(1, *size, settings)
+    time = settings.temporal_patch_size if repeated else 1
+    cutting = _Cutting(1, time, *size, settings)
 
     def cut(strip: Image.Image, top: int, left: int) -> None:
         planes = np.empty((3, strip.height, strip.width), np.uint8)
         for plane, band in zip(planes, strip.split(), strict=True):
             plane[:] = band
-        cutting.put(np.broadcast_to(planes, (settings.temporal_patch_size, *planes.shape)), top, left)
+        cutting.put(np.broadcast_to(planes, (time, *planes.shape)), top, left)
 
     resize(image, size, cut, settings.factor)
     return cutting.patches()
@@ -104,7 +109,8 @@ def patchify(frames: np.ndarray, settings: ImageSettings) -> Patches:
         frames: uint8 [t * temporal_patch_size, h * patch_size, w * patch_size, 3].
     """
     count, height, width, _ = frames.shape
-    cutting = _Cutting(count // settings.temporal_patch_size, height, width, settings)
+    time = settings.temporal_patch_size
+    cutting = _Cutting(count // time, time, height, width, settings)
 
     def cut(begin: int, end: int) -> None:
         cutting.put(np.ascontiguousarray(frames[:, begin:end].transpose(0, 3, 1, 2)), begin, 0)
@@ -113,11 +119,29 @@ def patchify(frames: np.ndarray, settings: ImageSettings) -> Patches:
     return cutting.patches()
 
 
-class _Cutting:
-    """Puts together the patches of t * temporal_patch_size frames that come in strips."""
+def repeat_frame(pixels: np.ndarray, patches: np.ndarray) -> None:
+    """Write patches whose frames are equal.
 
-    def __init__(self, t: int, height: int, width: int, settings: ImageSettings) -> None:
-        time, side, merge = settings.temporal_patch_size, settings.patch_size, settings.merge_size
+    Args:
+        pixels: uint8 [P, 3 * patch_size**2], one frame of each.
+        patches: uint8 [P, patch_dim], for the result; both contiguous.
+    """
+    size = pixels.shape[1] // 3
+    unit = UNITS[math.gcd(size, max(UNITS))]
+    frames = pixels.reshape(len(pixels), 3, 1, size).view(unit)
+    repeated = patches.reshape(len(pixels), 3, -1, size).view(unit)
+
+    def copy(begin: int, end: int) -> None:
+        repeated[begin:end] = frames[begin:end]
+
+    _share(copy, len(pixels), 1, pixels=len(pixels) * size)
+
+
+class _Cutting:
+    """Puts together the patches, each of `time` frames, of t * time frames that come in strips."""
+
+    def __init__(self, t: int, time: int, height: int, width: int, settings: ImageSettings) -> None:
+        side, merge = settings.patch_size, settings.merge_size
         self._grid, self._settings = (t, height // side, width // side), settings
         unit = np.dtype(UNITS[math.gcd(side, max(UNITS))])
         # Block row and column, row and column in the block, channel, time, pixel row, units of it.
@@ -128,7 +152,7 @@ class _Cutting:
         """Cut a strip of all frames; may be called from several threads.
 
         Args:
-            planes: uint8 [t * temporal_patch_size, 3, height, width], contiguous but for the first dimension.
+            planes: uint8 [t * time, 3, height, width], contiguous but for the first dimension.
             top, left: its place, multiples of `factor` like its sides.
         """
         t, rows, columns = len(self._blocks), *(side // self._settings.factor for side in planes.shape[2:])
@@ -138,7 +162,7 @@ class _Cutting:
         self._blocks[:, row:row + rows, column:column + columns] = blocks.transpose(0, 3, 6, 4, 7, 2, 1, 5, 8)
 
     def patches(self) -> Patches:
-        return Patches(self._blocks.view(np.uint8).reshape(math.prod(self._grid), self._settings.patch_dim), self._grid)
+        return Patches(self._blocks.view(np.uint8).reshape(math.prod(self._grid), -1), self._grid)
 
 
 def normalise(pixels: np.ndarray, settings: ImageSettings) -> np.ndarray:

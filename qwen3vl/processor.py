@@ -143,13 +143,18 @@ class Processor:
         Raises:
             InvalidRequest: a file is broken; the first one is named.
         """
-        parts = []
-        for visual_file in prompt.files:
-            with naming(visual_file.name):
-                parts.append(visual_file.file.patches().pixels)
+        parts = self.pixels(prompt)
         if len(parts) == 1:
             return parts[0]
         return np.concatenate([np.empty((0, self.config.vision.patch_dim), dtype=np.uint8), *parts])
+
+    def pixels(self, prompt: Prompt, *, repeated: bool = True) -> list[np.ndarray]:
+        """The patches of each file; `repeated` as in `image_patches`. Errors as in `patches`."""
+        parts = []
+        for visual_file in prompt.files:
+            with naming(visual_file.name):
+                parts.append(visual_file.file.patches(repeated=repeated).pixels)
+        return parts
 
     def _render(self, messages: list | None, prompt: str | None, images: Sequence[bytes],
                 videos: Sequence[bytes]) -> tuple[list[Segment], list[bytes], list[bytes]]:

@@ -93,14 +93,17 @@ class ImageFile:
         """(t, h, w) in patches."""
         return image_grid(*upright_size(self._image, self.data), self._settings)
 
-    def patches(self) -> Patches:
+    def patches(self, *, repeated: bool = True) -> Patches:
         """Decode, resize and cut.
+
+        Args:
+            repeated: as in `image_patches`.
 
         Raises:
             InvalidRequest: the file is broken.
         """
         grid = self.grid  # before decoding, as always: what Pillow finds of an orientation may depend on the order
-        return _kept(self.kind, grid, image_patches(upright_rgb(self._image), self._settings))
+        return _kept(self.kind, grid, image_patches(upright_rgb(self._image), self._settings, repeated=repeated))
 
 
 class VideoFile:
@@ -122,8 +125,8 @@ class VideoFile:
         self.grid, self.timestamps = self._plan.grid, self._plan.timestamps
         self.tokens = self.grid[1] * self.grid[2] // settings.image.merge_size**2
 
-    def patches(self) -> Patches:
-        """Decode, resize and cut. Errors as in `ImageFile.patches`."""
+    def patches(self, *, repeated: bool = True) -> Patches:
+        """Decode, resize and cut; nothing is repeated in any case. Errors as in `ImageFile.patches`."""
         return _kept(self.kind, self.grid, video_patches(decode_video(self._plan), self._settings))
 
 

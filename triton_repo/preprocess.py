@@ -13,6 +13,7 @@ from qwen3vl.processor import Processor, Prompt
 from qwen3vl.sampling import SamplingParams
 from triton_repo.build_paths import BuildPaths
 from triton_repo.parameters import refuse_parameters
+from triton_repo.patch_rows import rows_of_patches
 
 SAMPLING_NAMES = tuple(field.name for field in fields(SamplingParams))
 
@@ -48,8 +49,10 @@ class Preprocessor:
         }
 
     def visual_tensors(self, prompt: Prompt) -> dict[str, np.ndarray]:
-        """What vision_encoder needs: `patches` and `grids`. Raises `InvalidRequest` if a file is broken."""
-        return {"patches": self._processor.patches(prompt), "grids": prompt.grids}
+        """What vision_encoder needs, the tensors of `patch_rows`. Raises `InvalidRequest` if a file is broken."""
+        pixels = self._processor.pixels(prompt, repeated=False)
+        rows, rows_per_patch = rows_of_patches(pixels, self._processor.config.vision)
+        return {"patches": rows, "rows_per_patch": rows_per_patch, "grids": prompt.grids}
 
 
 def sampling_params(inputs: Mapping[str, np.ndarray]) -> SamplingParams:

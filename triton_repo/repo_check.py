@@ -20,6 +20,7 @@ from qwen3vl.errors import ArtifactError, CheckpointError
 from triton_repo.build_paths import BuildPaths
 from triton_repo.config_pbtxt import CONFIG_FILE, dtype_name, read_config
 from triton_repo.ensemble_check import Problem, check_ensemble
+from triton_repo.patch_rows import row_bytes
 from triton_repo.repository import ENCODE, ENSEMBLE, MODEL_VERSION, WHOLE, entry_queue
 from triton_repo.roles import Role
 from triton_repo.split.pairing import rows_parameters
@@ -175,7 +176,7 @@ def _check_queues(build: BuildPaths, configs: dict[str, TritonConfig]) -> Iterat
 
 
 def _check_sizes(config: ModelConfig, configs: dict[str, TritonConfig]) -> Iterator[Problem]:
-    for tensor, dtype, dims in (("patches", "UINT8", [-1, config.vision.patch_dim]),
+    for tensor, dtype, dims in (("patches", "UINT8", [-1, row_bytes(config.vision)]),
                                 ("visual_rows", "FP32", [-1, config.text.hidden_size])):
         for name, model in configs.items():
             for kind, found in [("input", t) for t in model.input] + [("output", t) for t in model.output]:

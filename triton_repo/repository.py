@@ -22,6 +22,7 @@ from qwen3vl.limits import Limits
 from triton_repo.config_pbtxt import Ensemble, PythonModel, Step, Tensor
 from triton_repo.device_rows import DEVICE, GPU_INPUTS, HOST, PLACE, PLACES
 from triton_repo.handoff.transports import TRANSPORTS
+from triton_repo.patch_rows import row_bytes
 from triton_repo.roles import Role
 
 ENSEMBLE = "qwen3_vl_moe"
@@ -143,7 +144,8 @@ def models(role: Role, config: ModelConfig, options: Options, limits: Limits,
         fetching = {"row_cache_mib": str(options.row_cache_mib), "encode_seconds": str(options.encode_seconds),
                     "transport": options.transport, **parameters}
         return _serving_models(MEDIA, "language_", fetching, {}, config, options, limits)
-    visual = (Tensor("patches", "UINT8", (-1, config.vision.patch_dim)), Tensor("grids", "INT32", (-1, 3)))
+    visual = (Tensor("patches", "UINT8", (-1, row_bytes(config.vision))), Tensor("rows_per_patch", "INT32", (-1,)),
+              Tensor("grids", "INT32", (-1, 3)))
     place = options.visual_rows if one_gpu else HOST
     return _serving_models(visual, "", {**threads, PLACE: place}, GPU_INPUTS if place == DEVICE else {}, config,
                            options, limits)

@@ -14,6 +14,7 @@ from engines.batching.admission import require_room
 from engines.vision_encoder import vision_encoder
 from engines.vision_frames import CALL_PATCHES
 from engines.visual_rows import DeviceRows, VisualRows
+from qwen3vl.config import ModelConfig
 from qwen3vl.errors import ArtifactError
 from triton_repo.build_paths import BuildPaths
 from triton_repo.device_rows import GROUP_IMAGES, group_bytes, open_rows_memory
@@ -53,6 +54,10 @@ class VisionService:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._loop, name="vision", daemon=True)
         self._thread.start()
+
+    @property
+    def config(self) -> ModelConfig:
+        return self._encoder.config
 
     @property
     def loaded(self) -> bool:

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qwen3vl.config import ModelConfig
 from qwen3vl.errors import InvalidRequest
 from qwen3vl.processor import Processor
 from qwen3vl.sampling import SamplingParams
 from qwen3vl.tokenizer import Tokenizer
 from tests.support.pictures import gif, png
 from triton_repo.build_paths import BuildPaths
+from triton_repo.patch_rows import patches_of_rows
 from triton_repo.postprocess import Postprocessor
 from triton_repo.preprocess import Preprocessor, sampling_params
 from triton_repo.repository import ANSWER, PROMPT, REQUEST
@@ -39,8 +41,14 @@ def test_prompt_is_prepared_as_the_processor_does(preprocess: Preprocessor, live
                           "videos": strings(gif(2)), "max_tokens": np.array([7], np.int32)}, {})
     expected = Processor.from_checkpoint(live_build / "processor", BuildPaths(live_build).limits())(
         messages, None, [png(1)], [gif(2)])
-    for name in ("token_ids", "position_ids", "patches", "grids"):
+    for name in ("token_ids", "position_ids", "grids"):
         np.testing.assert_array_equal(tensors[name], getattr(expected, name))
+    vision = ModelConfig.from_checkpoint(live_build / "processor").vision
+    patches = patches_of_rows(tensors["patches"], tensors["rows_per_patch"], tensors["grids"], vision)
+    np.testing.assert_array_equal(patches, expected.patches)
+    # The image's patches have one row, those of the video as many as a patch has frames.
+    counts = np.prod(expected.grids, axis=1)
+    assert len(tensors["patches"]) == counts[0] + vision.temporal_patch_size * counts[1]
     assert tensors["rope_delta"].tolist() == [expected.rope_delta]
     assert SamplingParams.from_json(tensors["sampling"].item()) == SamplingParams(max_tokens=7)
 

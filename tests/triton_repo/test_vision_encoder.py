@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engines.description import EngineDescription
 from engines.onnxruntime.vision_encoder import VisionEncoder
 from engines.visual_rows import DeviceRows
 from qwen3vl.errors import InvalidRequest, Overloaded
@@ -17,6 +18,7 @@ from tests.support.server import LIMITS
 from tests.support.watched_memory import WatchedMemory
 from triton_repo import vision_encoder
 from triton_repo.build_paths import BuildPaths
+from triton_repo.patch_rows import patches_of_rows
 from triton_repo.preprocess import Preprocessor
 from triton_repo.vision_encoder import VisionService
 
@@ -41,7 +43,9 @@ def prepare(live_build: Path):
         inputs = {"prompt": np.array([prompt.encode() or b"x"], np.object_), "images": _strings(images),
                   "videos": _strings(videos)}
         tensors = preprocess(inputs, {})
-        return tensors["patches"], tensors["grids"]
+        vision = EngineDescription.load(live_build / "engines").config.vision
+        grids = tensors["grids"]
+        return patches_of_rows(tensors["patches"], tensors["rows_per_patch"], grids, vision), grids
 
     return prepared
 

@@ -2,6 +2,7 @@
 
 from triton_repo import backend
 from triton_repo.device_rows import DEVICE, PLACE
+from triton_repo.patch_rows import patches_of_rows
 from triton_repo.rows_reply import answer_with_rows
 from triton_repo.vision_encoder import VisionService
 
@@ -28,4 +29,6 @@ class TritonPythonModel:
                                       "qwen3vl_images_encoded": self._service.images})
             on_rows(rows)
 
-        self._service.submit(inputs["patches"], inputs["grids"], on_encoded)
+        grids = inputs["grids"]
+        patches = patches_of_rows(inputs["patches"], inputs["rows_per_patch"], grids, self._service.config.vision)
+        self._service.submit(patches, grids, on_encoded)
