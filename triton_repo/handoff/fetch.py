@@ -32,6 +32,7 @@ from triton_repo.handoff.stream import Stream
 POLL_SECONDS = 0.1
 # Between two tries to get a stream.
 RETRY_SECONDS = 0.2
+PAGE = 4096
 
 
 class Fetch:
@@ -61,6 +62,7 @@ class Fetch:
         self._stream: Stream | None = None
         self._waiter: Waiter | None = None
         self._retry_at: float | None = None
+        self._mapped = False
 
     def run(self, deadline: float, cancelled: Callable[[], bool]) -> np.ndarray:
         """Get the rows. See `EncodeConnection.fetch`."""
@@ -108,6 +110,10 @@ class Fetch:
         except queue.Empty:
             return
         self.take(event, time.monotonic())
+        if self._stream is not None and not self._mapped:
+            # New memory takes as long to be had as to be written, and there is time while the encoder works.
+            self._bytes[::PAGE] = 0
+            self._mapped = True
 
     def take(self, event: Event, now: float) -> None:
         """Something happened."""
@@ -121,8 +127,8 @@ class Fetch:
                 if stream.lost:
                     return self._no_stream(Unreachable("the stream broke as soon as it was open"), now)
                 self._stream = stream
-                return machine.stream_opened(
-                    stream.session, tokens_per_block(stream.buffers.slot_bytes, self._description.token_bytes), now)
+                block = tokens_per_block(stream.buffers.slot_bytes, self._description.token_bytes)
+                return machine.stream_opened(stream.session, block, now, stream.slots.spare(machine.early(block)))
             case NotOpened(error):
                 return self._no_stream(error, now)
             case Lost(stream, error):
@@ -163,6 +169,7 @@ class Fetch:
         return Step()
 
     def _block(self, block: messages.Block, payload: np.ndarray | None, now: float) -> Step:
+        self._apply(self._machine.announced(block, now))
         if not self._machine.expects(block):
             return Step()
         if (error := self._type_error(block, block.tokens)) is not None:

@@ -43,7 +43,10 @@ class Ping(Message):
 
 @dataclass(frozen=True)
 class Request(Message):
-    """Encode the media in the payload; `attempt` counts all requests and resumes of a transfer."""
+    """Encode the media in the payload; `attempt` counts all requests and resumes of a transfer.
+
+    `blocks` are granted with it, see `Grant`: they are sent as soon as there are rows.
+    """
 
     session: str
     transfer: str
@@ -52,6 +55,7 @@ class Request(Message):
     image_hash: str
     kind: str
     grid: tuple
+    blocks: tuple
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,8 @@ class Unknown(Message):
 
 @dataclass(frozen=True)
 class Ready(Message):
-    """Rows are there. `encoding` is another one each time the media are encoded: rows of two never belong together."""
+    """Rows are there, and not all of them were granted before. `encoding` is another one each time the media are
+    encoded: rows of two never belong together."""
 
     transfer: str
     attempt: int
@@ -148,7 +153,8 @@ class Ready(Message):
 
 @dataclass(frozen=True)
 class Block(Message):
-    """Whole visual tokens [first, first + tokens), in the payload or in the slot that was granted.
+    """Whole visual tokens [first, first + tokens), in the payload or in the slot that was granted. Says by itself that
+    rows are there.
 
     Attributes:
         rows: main and DeepStack rows of these tokens: (1 + D) * tokens.

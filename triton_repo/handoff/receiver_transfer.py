@@ -8,6 +8,7 @@ said that it knows (`Accepted`), not sooner, because it may still be writing.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from triton_repo.handoff.blocks import GrantedBlock, TokenRange
@@ -18,6 +19,8 @@ from triton_repo.handoff.states import State
 
 # Blocks under way at a time: the sender fills one while the receiver reads another.
 WINDOW = 8
+# Blocks granted with the request: while they travel there is time to grant the others.
+EARLY = 2
 
 
 @dataclass(frozen=True)
@@ -72,18 +75,25 @@ class ReceiverTransfer:
         """Slots that it can use now."""
         if self.state is not State.TRANSFERRING or not self.connected:
             return 0
-        blocks = sum(-(-(missing.end - missing.first) // self._block) for missing in self._missing)
-        return min(blocks, WINDOW - len(self._granted))
+        return min(self._blocks_missing(self._block), WINDOW - len(self._granted))
 
     @property
     def held(self) -> tuple[int, ...]:
         """Slots that the sender may still write to."""
         return (*(block.slot for block in self._granted.values()), *self._revoked)
 
-    def stream_opened(self, session: str, block: int, now: float) -> Step:
-        """There is a stream, the first or another one, whose slots take `block` tokens: ask on it."""
+    def early(self, block: int) -> int:
+        """Slots of `block` tokens that it can use with its first request."""
+        return 0 if self._known else min(EARLY, self._blocks_missing(block))
+
+    def stream_opened(self, session: str, block: int, now: float, slots: Sequence[int] = ()) -> Step:
+        """There is a stream, the first or another one, whose slots take `block` tokens: ask on it.
+
+        Args:
+            slots: not more than `early`.
+        """
         self._session, self._block, self.connected = session, block, True
-        return self._ask(now)
+        return self._ask(now, slots)
 
     def stream_lost(self, error: HandoffError, now: float) -> Step:
         """The stream is gone, or could not be had; slots went with it."""
@@ -137,20 +147,15 @@ class ReceiverTransfer:
     def grant(self, slots: list[int], now: float) -> Step:
         """Slots are there: let the sender fill them."""
         used = slots[:self.wanted]
-        blocks = []
-        for slot in used:
-            missing = self._missing.popleft()
-            end = min(missing.first + self._block, missing.end)
-            if end < missing.end:
-                self._missing.appendleft(TokenRange(end, missing.end))
-            self._numbers += 1
-            block = GrantedBlock(self._numbers, slot, missing.first, end - missing.first)
-            self._granted[block.number] = block
-            blocks.append((block.number, block.slot, block.first, block.tokens))
+        blocks = self._grant(used)
         if blocks:
             self._heard = now
-        send = (Grant(self.transfer, self.attempt, tuple(blocks)),) if blocks else ()
+        send = (Grant(self.transfer, self.attempt, blocks),) if blocks else ()
         return Step(send, tuple(slots[len(used):]))
+
+    def announced(self, block: Block, now: float) -> Step:
+        """A block came; that rows are there may have been left unsaid, or be said later."""
+        return Step() if self.state is State.TRANSFERRING else self.ready(block.attempt, block.encoding, now)
 
     def expects(self, block: Block) -> bool:
         """Whether this block was granted, is not here yet and belongs to the rows of before: it may be read."""
@@ -209,7 +214,7 @@ class ReceiverTransfer:
         self._take_back()
         return self._ask(now)
 
-    def _ask(self, now: float) -> Step:
+    def _ask(self, now: float, slots: Sequence[int] = ()) -> Step:
         self.state = State.BOOTSTRAPPING
         self.attempt += 1
         self._heard = now
@@ -217,7 +222,24 @@ class ReceiverTransfer:
         if self._known:
             return Step((Resume(self._session, self.transfer, self.attempt),))
         return Step((Request(self._session, self.transfer, self.attempt, job.request_id, job.image_hash.hex(), job.kind,
-                             job.grid),))
+                             job.grid, self._grant(slots)),))
+
+    def _grant(self, slots: Sequence[int]) -> tuple[tuple[int, int, int, int], ...]:
+        """Blocks of missing tokens for these slots, as messages say them."""
+        blocks = []
+        for slot in slots:
+            missing = self._missing.popleft()
+            end = min(missing.first + self._block, missing.end)
+            if end < missing.end:
+                self._missing.appendleft(TokenRange(end, missing.end))
+            self._numbers += 1
+            block = GrantedBlock(self._numbers, slot, missing.first, end - missing.first)
+            self._granted[block.number] = block
+            blocks.append((block.number, block.slot, block.first, block.tokens))
+        return tuple(blocks)
+
+    def _blocks_missing(self, block: int) -> int:
+        return sum(-(-(missing.end - missing.first) // block) for missing in self._missing)
 
     def _hear(self, attempt: int, now: float) -> bool:
         if attempt != self.attempt or self.state.over:

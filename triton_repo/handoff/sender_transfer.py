@@ -7,6 +7,7 @@ that is being written, so that the answer is also the promise that the receiver'
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from triton_repo.handoff.blocks import GrantedBlock
@@ -58,12 +59,15 @@ class SenderTransfer:
         state: of the transfer.
         attempt: that is being served.
         attached: whether the stream that it belongs to is there.
+
+    Args:
+        tokens: visual tokens that it has.
     """
 
-    def __init__(self, transfer: str) -> None:
+    def __init__(self, transfer: str, tokens: int) -> None:
         self.transfer, self.state = transfer, State.BOOTSTRAPPING
         self.attempt, self.attached = 0, False
-        self._tokens = 0
+        self._tokens = tokens
         self._granted: deque[GrantedBlock] = deque()
         self._seen: set[int] = set()
         self._writing: GrantedBlock | None = None
@@ -77,8 +81,9 @@ class SenderTransfer:
         """Whether a block is being written: some answers wait for its end."""
         return self._writing is not None
 
-    def asked(self, attempt: int) -> list[Action]:
-        """A request or resume came. One that is not newer than what is known was overtaken by it."""
+    def asked(self, attempt: int, blocks: Sequence[GrantedBlock] = ()) -> list[Action]:
+        """A request or resume came, with slots for blocks. One that is not newer than what is known was overtaken by
+        it."""
         if attempt <= self.attempt or self._closing is not None:
             return []
         new = self.state is State.BOOTSTRAPPING
@@ -87,18 +92,26 @@ class SenderTransfer:
         self._seen.clear()
         if new:
             self.state = State.WAITING
-            return [Accepted(self.transfer, attempt), Encode()]
+        if (failure := self._take(blocks)) is not None:
+            return failure
+        if new:
+            # The encoder first: the receiver can wait for a word, but not for less than the encoder takes.
+            return [Encode(), Accepted(self.transfer, attempt)]
         if self.writing:
             self._greeting = True
             return []
         return self._greet()
 
-    def encoded(self, tokens: int) -> list[Action]:
-        """The rows of that many visual tokens are there."""
+    def encoded(self) -> list[Action]:
+        """The rows are there."""
         if self.state is not State.WAITING:
             return []
-        self.state, self._tokens = State.TRANSFERRING, tokens
-        return [SayReady(self.attempt)] if self.attached else []
+        self.state = State.TRANSFERRING
+        if not self.attached:
+            return []
+        # What is granted says it by itself; the receiver has to know if it is to grant more.
+        all_granted = sum(block.tokens for block in self._granted) >= self._tokens
+        return [*self._next_write(), *([] if all_granted else [SayReady(self.attempt)])]
 
     def fail(self, error: HandoffError) -> list[Action]:
         """There will be no rows. The error is kept until the receiver has taken note of it."""
@@ -111,18 +124,12 @@ class SenderTransfer:
             return []
         return [self._failure()]
 
-    def granted(self, attempt: int, blocks: list[GrantedBlock]) -> list[Action]:
+    def granted(self, attempt: int, blocks: Sequence[GrantedBlock]) -> list[Action]:
         """The receiver has slots for blocks. A grant of another attempt, or one that came before, is void."""
         if attempt != self.attempt or self.state is not State.TRANSFERRING or not self.attached:
             return []
-        for block in blocks:
-            if not (0 <= block.first < block.end <= self._tokens):
-                return self.fail(ProtocolError(f"tokens {block.first} to {block.end - 1} were granted, of "
-                                               f"{self._tokens}: the two sides count differently"))
-        fresh = [block for block in blocks if block.number not in self._seen]
-        self._seen.update(block.number for block in fresh)
-        self._granted.extend(fresh)
-        return self._next_write()
+        failure = self._take(blocks)
+        return self._next_write() if failure is None else failure
 
     def written(self, error: str | None = None) -> list[Action]:
         """The block of the last `Write` is in its slot, or could not be written."""
@@ -171,11 +178,22 @@ class SenderTransfer:
         if not self.attached:
             return []
         if self.state is State.TRANSFERRING:
-            return [accepted, SayReady(self.attempt)]
+            return [accepted, *self._next_write(), SayReady(self.attempt)]
         return [self._failure()] if self.state is State.FAILED else [accepted]
 
     def _failure(self) -> Failed:
         return Failed(self.transfer, self.attempt, self._error.code, str(self._error))
+
+    def _take(self, blocks: Sequence[GrantedBlock]) -> list[Action] | None:
+        """Note blocks to be written; if there can be no such blocks, what to do instead."""
+        for block in blocks:
+            if not (0 <= block.first < block.end <= self._tokens):
+                return self.fail(ProtocolError(f"tokens {block.first} to {block.end - 1} were granted, of "
+                                               f"{self._tokens}: the two sides count differently"))
+        fresh = [block for block in blocks if block.number not in self._seen]
+        self._seen.update(block.number for block in fresh)
+        self._granted.extend(fresh)
+        return None
 
     def _next_write(self) -> list[Action]:
         if self.writing or self._greeting or not self._granted or self.state is not State.TRANSFERRING:

@@ -58,6 +58,7 @@ class SenderTransfers:
     def asked(self, message: messages.Request | messages.Resume, payload: np.ndarray | None, session: Session,
               way: Way) -> bool:
         """A transfer is begun or taken up again. Returns whether `way` is kept for what comes of it."""
+        blocks = _blocks(message)
         with self._lock:
             transfer = self._transfers.get(message.transfer)
             if transfer is None:
@@ -71,7 +72,7 @@ class SenderTransfers:
                     return False
                 transfer = self._transfers[message.transfer] = self._transfer(message, payload, session, way)
             before = transfer.machine.attempt
-            actions = transfer.machine.asked(message.attempt)
+            actions = transfer.machine.asked(message.attempt, blocks)
             if transfer.machine.attempt == before:
                 return False
             earlier, transfer.way, transfer.session = transfer.way, way, session
@@ -82,10 +83,7 @@ class SenderTransfers:
 
     def granted(self, grant: messages.Grant) -> None:
         """The receiver has slots for blocks."""
-        try:
-            blocks = [GrantedBlock(*block) for block in grant.blocks]
-        except TypeError:
-            raise ProtocolError(f"a grant of transfer {grant.transfer} cannot be read: {grant.blocks!r:.80}") from None
+        blocks = _blocks(grant)
         self._step(grant.transfer, lambda machine: machine.granted(grant.attempt, blocks))
 
     def closing(self, message: messages.Release | messages.Cancel, way: Way) -> None:
@@ -140,7 +138,7 @@ class SenderTransfers:
             tokens = self._description.tokens(job.grid)
         except (ValueError, TypeError) as error:
             raise ProtocolError(f"a request of transfer {request.transfer} cannot be read: {error}") from None
-        transfer = Transfer(SenderTransfer(request.transfer), job, tokens, way, session)
+        transfer = Transfer(SenderTransfer(request.transfer, tokens), job, tokens, way, session)
         transfer.task = EncodeTask(job, lambda rows: self._encoded(transfer, rows))
         return transfer
 
@@ -156,7 +154,7 @@ class SenderTransfers:
                 actions = transfer.machine.fail(error_of(outcome))
             else:
                 transfer.rows, transfer.encoding = outcome, secrets.token_hex(8)
-                actions = transfer.machine.encoded(transfer.tokens)
+                actions = transfer.machine.encoded()
         self._do(transfer, actions)
 
     def _checked(self, transfer: Transfer, rows: np.ndarray) -> np.ndarray:
@@ -224,6 +222,15 @@ class SenderTransfers:
 
     def _held(self) -> int:
         return sum(transfer.rows.nbytes for transfer in self._transfers.values() if transfer.rows is not None)
+
+
+def _blocks(message: messages.Request | messages.Resume | messages.Grant) -> list[GrantedBlock]:
+    if isinstance(message, messages.Resume):
+        return []
+    try:
+        return [GrantedBlock(*block) for block in message.blocks]
+    except TypeError:
+        raise ProtocolError(f"a grant of transfer {message.transfer} cannot be read: {message.blocks!r:.80}") from None
 
 
 def _let_go(transfer: Transfer) -> None:

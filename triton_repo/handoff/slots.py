@@ -25,7 +25,7 @@ class SlotPool:
 
     def __init__(self, slots: int) -> None:
         self._lock = threading.Lock()
-        self._free = list(range(slots))
+        self._free, self._slots = list(range(slots)), slots
         self._line: deque[Waiter] = deque()
 
     @property
@@ -38,6 +38,13 @@ class SlotPool:
         with self._lock:
             self._line.append(waiter)
         self._serve()
+
+    def spare(self, most: int) -> list[int]:
+        """Slots for somebody who can do without: half of all stay free, and none are given while others wait."""
+        with self._lock:
+            count = 0 if self._line else max(0, min(most, len(self._free) - -(-self._slots // 2)))
+            given, self._free = self._free[:count], self._free[count:]
+            return given
 
     def forget(self, waiter: Waiter) -> bool:
         """Leave the line. Returns False if slots were, or are just being, given to it: it has to give them back."""

@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 from triton_repo.handoff.errors import ProtocolError, VersionMismatch
 from triton_repo.handoff.messages import Message
 
-VERSION = 1
+VERSION = 2
 _MAGIC = b"QVLR"
 _ENVELOPE = struct.Struct("<4sHxxII")
 

@@ -23,6 +23,7 @@ from tests.triton_repo.handoff.conftest import SECONDS, SETTINGS, TRANSPORTS, so
 from triton_repo.handoff.errors import Busy, CorruptBlock, ProtocolError, TypeMismatch, Unreachable, VersionMismatch
 from triton_repo.handoff.receiver import EncodeConnection
 from triton_repo.handoff.states import State
+from triton_repo.handoff.wire import VERSION
 
 # Notices soon, and tries often enough for any number of breaks that a test makes.
 QUICK = replace(SETTINGS, heartbeat_seconds=0.3, stall_seconds=0.5, attempts=10, corrupt_blocks=1000)
@@ -111,7 +112,7 @@ def test_faulty_sender_does_not_spoil_rows(start, connect, fault: str, transport
 
 @pytest.mark.parametrize("fault, error, text", [
     ("corrupt all", CorruptBlock, "wrong checksum"),
-    ("version", VersionMismatch, "speaks version 2 of the hand-off protocol, this one 1"),
+    ("version", VersionMismatch, f"speaks version {VERSION + 1} of the hand-off protocol, this one {VERSION}"),
     ("dtype", TypeMismatch, "dtype 'FP16', expected 'FP32'"),
     ("garbage", ProtocolError, "no hand-off message"),
 ])

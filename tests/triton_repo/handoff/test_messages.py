@@ -17,7 +17,7 @@ from triton_repo.handoff.wire import VERSION, decode_message, encode_message
 EXAMPLES = [
     messages.Open("s", {"hidden": 32}, 5.0, "grpc", {"slot_bytes": 4096}),
     messages.Ping("s", 7),
-    messages.Request("s", "t", 1, "r", "ab" * 32, "image", (1, 68, 120)),
+    messages.Request("s", "t", 1, "r", "ab" * 32, "image", (1, 68, 120), ((1, 0, 0, 128), (2, 7, 128, 128))),
     messages.Resume("s", "t", 2),
     messages.Grant("t", 1, ((1, 0, 0, 128), (2, 5, 128, 100))),
     messages.Release("t"),

@@ -11,7 +11,7 @@ from tests.support.handoff_world import RETENTION, STALL, World
 from triton_repo.handoff.errors import Busy, Cancelled, EncodeFailed
 
 INDEX = st.integers(0, 1000)
-SLOTS, BLOCK = st.integers(1, 3), st.integers(1, 5)
+SLOTS, BLOCK = st.integers(1, 5), st.integers(1, 5)
 TRANSFERS = 5
 # Far more than a transfer without faults needs.
 ROUNDS = 200

@@ -22,6 +22,18 @@ def test_in_order_of_arrival() -> None:
     assert pool.free == 3
 
 
+def test_spare_slots_are_those_that_leave_half_of_them_free() -> None:
+    pool = SlotPool(5)
+    assert pool.spare(1) == [0] and pool.spare(3) == [1] and pool.spare(1) == [] and pool.free == 3
+    assert SlotPool(1).spare(1) == []
+    pool.give_back([0, 1])
+    given = []
+    pool.request(Waiter(9, given.extend))
+    pool.request(Waiter(1, given.extend))
+    pool._free = [8, 9, 10, 11]  # given back, and about to go to who waits
+    assert pool.spare(1) == []
+
+
 def test_who_leaves_the_line_is_passed_over() -> None:
     pool, given = SlotPool(1), []
     first, second, third = (Waiter(1, given.append) for _ in range(3))

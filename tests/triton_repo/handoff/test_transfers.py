@@ -36,7 +36,7 @@ def receiver() -> ReceiverTransfer:
     transfer = ReceiverTransfer("t", JOB, 10, Patience(stall_seconds=10, attempts=2, corrupt_blocks=3))
     assert transfer.state is State.BOOTSTRAPPING
     step = transfer.stream_opened("s", 3, 0)
-    assert step.send == (Request("s", "t", 1, JOB.request_id, JOB.image_hash.hex(), "image", JOB.grid),)
+    assert step.send == (Request("s", "t", 1, JOB.request_id, JOB.image_hash.hex(), "image", JOB.grid, ()),)
     transfer.accepted(1, 0)
     assert transfer.state is State.WAITING and transfer.wanted == 0
     transfer.ready(1, "e", 0)
@@ -133,6 +133,44 @@ def test_rows_of_another_encoding_void_all_that_came_before(receiver) -> None:
     assert receiver.grant([0], 1).send == (Grant("t", 2, ((3, 0, 0, 3),)),)
 
 
+def test_blocks_granted_with_the_request_may_come_before_any_other_word() -> None:
+    transfer = ReceiverTransfer("t", JOB, 10, Patience(stall_seconds=10, attempts=2, corrupt_blocks=3))
+    assert transfer.early(3) == 2 and transfer.early(10) == 1
+    request, = transfer.stream_opened("s", 3, 0, [4, 5]).send
+    assert request.blocks == ((1, 4, 0, 3), (2, 5, 3, 3)) and transfer.held == (4, 5) and transfer.wanted == 0
+    first = block_of(1, 4, 0, 3)
+    assert not transfer.expects(first)
+    assert transfer.announced(block_of(1, 4, 0, 3, attempt=2), 1) == Step() and not transfer.expects(first)
+    assert transfer.announced(first, 1) == Step() and transfer.expects(first) and transfer.wanted == 2
+    assert transfer.accepted(1, 1) == transfer.ready(1, "e", 1) == Step(), "said late"
+    assert transfer.read(first, True, 1) == Step(free=(4,))
+    assert transfer.grant([4, 6], 1).send == (Grant("t", 1, ((3, 4, 6, 3), (4, 6, 9, 1))),)
+
+
+def test_early_grants_are_void_after_a_stall_and_not_given_with_a_resume() -> None:
+    transfer = ReceiverTransfer("t", JOB, 10, Patience(stall_seconds=10, attempts=2, corrupt_blocks=3))
+    transfer.stream_opened("s", 3, 0, [4, 5])
+    transfer.accepted(1, 0)
+    assert transfer.tick(10) == Step((Resume("s", "t", 2),)) and sorted(transfer.held) == [4, 5]
+    assert sorted(transfer.accepted(2, 10).free) == [4, 5] and transfer.early(3) == 0
+    assert transfer.announced(block_of(1, 4, 0, 3), 10) == Step() and not transfer.expects(block_of(1, 4, 0, 3))
+
+
+def test_early_blocks_of_another_encoding_than_before_are_not_mixed_with_it() -> None:
+    transfer = ReceiverTransfer("t", JOB, 10, Patience(stall_seconds=10, attempts=2, corrupt_blocks=3))
+    transfer.stream_opened("s", 3, 0, [0])
+    transfer.announced(block_of(1, 0, 0, 3), 0)
+    transfer.read(block_of(1, 0, 0, 3), True, 0)
+    transfer.unknown(1, 0)
+    transfer.stream_lost(Unreachable("gone"), 1)
+    request, = transfer.stream_opened("s2", 3, 1, [0, 1]).send
+    assert request.blocks == ((2, 0, 3, 3), (3, 1, 6, 3))
+    late = block_of(2, 0, 3, 3, attempt=3, encoding="f")
+    assert transfer.announced(late, 1) == Step((Resume("s2", "t", 4),)) and not transfer.expects(late)
+    transfer.ready(4, "f", 1)
+    assert transfer.grant([5], 1).send == (Grant("t", 4, ((4, 5, 0, 3),)),), "from the first token"
+
+
 def test_unknown_transfer_is_asked_for_anew(receiver) -> None:
     receiver.tick(10)
     step = receiver.unknown(2, 10)
@@ -169,12 +207,12 @@ FIRST, SECOND = GrantedBlock(1, 0, 0, 3), GrantedBlock(2, 1, 3, 3)
 @pytest.fixture
 def sender() -> SenderTransfer:
     """Ten tokens, the first block being written, the second granted."""
-    transfer = SenderTransfer("t")
+    transfer = SenderTransfer("t", 10)
     assert transfer.state is State.BOOTSTRAPPING
-    assert transfer.asked(1) == [Accepted("t", 1), Encode()]
+    assert transfer.asked(1) == [Encode(), Accepted("t", 1)]
     assert transfer.state is State.WAITING
     assert transfer.granted(1, [FIRST]) == []
-    assert transfer.encoded(10) == [SayReady(1)]
+    assert transfer.encoded() == [SayReady(1)]
     assert transfer.state is State.TRANSFERRING
     assert transfer.granted(1, [FIRST, SECOND]) == [Write(FIRST)]
     return transfer
@@ -184,6 +222,26 @@ def test_sender_writes_one_block_at_a_time(sender) -> None:
     assert sender.written() == [SayBlock(1, FIRST), Write(SECOND)]
     assert sender.written() == [SayBlock(1, SECOND)]
     assert sender.closed(State.SUCCESS) == [Closed("t"), Forget()]
+
+
+def test_sender_writes_what_was_granted_with_the_request_as_soon_as_there_are_rows() -> None:
+    some, all_ = SenderTransfer("t", 10), SenderTransfer("t", 6)
+    for transfer in (some, all_):
+        assert transfer.asked(1, [FIRST, SECOND]) == [Encode(), Accepted("t", 1)]
+    assert some.encoded() == [Write(FIRST), SayReady(1)]
+    assert all_.encoded() == [Write(FIRST)], "the blocks say it"
+    assert all_.written() == [SayBlock(1, FIRST), Write(SECOND)]
+
+
+def test_request_of_a_transfer_that_is_known_brings_grants_too(sender) -> None:
+    third = GrantedBlock(3, 0, 6, 3)
+    assert sender.asked(2, [third]) == []
+    assert sender.written() == [Accepted("t", 2), Write(third), SayReady(2)]
+
+
+def test_early_grant_of_tokens_that_are_not_there_ends_the_transfer() -> None:
+    failed, = SenderTransfer("t", 10).asked(1, [GrantedBlock(1, 0, 8, 3)])
+    assert failed.code == "protocol_error" and "of 10" in failed.text
 
 
 def test_sender_ignores_what_it_has_seen_and_what_is_over(sender) -> None:
@@ -224,7 +282,7 @@ def test_grant_of_tokens_that_are_not_there_ends_the_transfer(sender, wrong: Gra
 
 
 def test_failure_is_told_to_whoever_comes_back(sender) -> None:
-    fresh = SenderTransfer("t")
+    fresh = SenderTransfer("t", 10)
     fresh.asked(1)
     fresh.detached(5)
     assert fresh.fail(EncodeFailed("broke")) == []
