@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import torch
 
 from engines.batching.request import GenerationRequest
 from engines.fidelity.cases import Case
+from engines.fidelity.rounded_weights import round_weights
+from export.precision import quantisation_of, wide_precision
 from qwen3vl.sampling import SamplingParams
 from qwen3vl.torch_decoder import KeyValueCache
 from qwen3vl.torch_model import TorchModel
@@ -36,12 +39,16 @@ class Prompt:
 
 
 class Reference:
-    """The torch modules in float32 and in the engine's precision."""
+    """The torch modules in float32 and in the engine's precision, both with the weights that a quantised export has."""
 
     def __init__(self, checkpoint: Path, precision: str, device: str):
         self.device = device
-        self.exact = TorchModel.from_checkpoint(checkpoint).to(device)
-        self.rounded = TorchModel.from_checkpoint(checkpoint, DTYPES[precision]).to(device)
+        self.exact = TorchModel.from_checkpoint(checkpoint)
+        if (quantisation := quantisation_of(precision)) is not None:
+            round_weights(self.exact.checkpoint_parameters(), self.exact.decoder.lm_head, self.exact.config,
+                          quantisation)
+        self.exact.to(device)
+        self.rounded = copy.deepcopy(self.exact).to(DTYPES[wide_precision(precision)])
 
     @torch.inference_mode()
     def prompt(self, case: Case) -> Prompt:

@@ -46,7 +46,7 @@ class Reference:
 
     def round_weights(self, quantisation: Quantisation) -> None:
         """Round the decoder's weights to what the integers of that quantisation stand for; the rest stays as it is."""
-        round_weights(self.model, self.config, quantisation)
+        round_weights(self.model.named_parameters(), self.model.lm_head, self.config, quantisation)
         self.description += f", weights rounded to {quantisation.weights.bits} bits"
 
     def narrow(self, precision: str) -> None:

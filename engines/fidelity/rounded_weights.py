@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
 from export.quantisation.blocks import dequantise, quantise
@@ -15,10 +17,16 @@ LINEAR = tuple(f"{name}_proj.weight" for name in ("self_attn.q", "self_attn.k", 
 
 
 @torch.no_grad()
-def round_weights(model: torch.nn.Module, config: ModelConfig, quantisation: Quantisation) -> None:
-    """Replace every weight that the export quantises by its dequantised value, in place; the model is in float32."""
+def round_weights(parameters: Iterable[tuple[str, torch.nn.Parameter]], head: torch.nn.Linear, config: ModelConfig,
+                  quantisation: Quantisation) -> None:
+    """Replace every weight that the export quantises by its dequantised value, in place.
+
+    Args:
+        parameters: of a model in float32, by their names in a checkpoint.
+        head: its output projection, which may be tied.
+    """
     text, scheme = config.text, quantisation.weights
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters:
         if not name.startswith(PREFIX):
             continue
         if name.endswith(EXPERTS):
@@ -28,8 +36,8 @@ def round_weights(model: torch.nn.Module, config: ModelConfig, quantisation: Qua
         elif name.endswith(LINEAR):
             _round(parameter, scheme, scheme.block_for(name, parameter.shape[1]))
     # A copy: a tied head shares its memory with the embedding, which stays as it is.
-    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone(), requires_grad=False)
-    _round(model.lm_head.weight, quantisation.head, quantisation.head.block_for("lm_head.weight", text.hidden_size))
+    head.weight = torch.nn.Parameter(head.weight.clone(), requires_grad=False)
+    _round(head.weight, quantisation.head, quantisation.head.block_for("lm_head.weight", text.hidden_size))
 
 
 def _round(matrix: torch.Tensor, scheme: Blockwise, block: int) -> None:

@@ -4,9 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench.decoder_cuda.serve_check import main
+from bench.decoder_cuda.serve_reference import Reference
+from bench.make_model import TEMPLATE
+from engines.fidelity.reference import Reference as Transformers
 from engines.onnxruntime.cuda_cache import DeviceCache
+from export.precision import quantisation_of
+from qwen3vl.torch_model import TorchModel
 
 
 @pytest.fixture
@@ -30,3 +36,17 @@ def test_a_cache_that_loses_a_token_when_it_moves_fails(arguments: list[str], mo
     passed = {name: check["passed"] for name, check in json.loads(Path(arguments[-1]).read_text())["checks"].items()}
     assert passed["kernels: build"] and not passed["kernels: whole prompts, steps without graphs"]
     assert "AssertionError: off by" in capsys.readouterr().err
+
+
+def test_the_reference_of_weights_of_4_bits_has_those_that_transformers_has():
+    measure, transformers = Reference(TEMPLATE, "int4-bf16", "cpu"), Transformers(TEMPLATE)
+    transformers.round_weights(quantisation_of("int4-bf16"))
+    expected = dict(transformers.model.named_parameters())
+    unrounded = dict(TorchModel.from_checkpoint(TEMPLATE).checkpoint_parameters())
+    rounded = set()
+    for name, parameter in measure.exact.checkpoint_parameters():
+        assert torch.equal(parameter, expected[name]), name
+        if not torch.equal(parameter, unrounded[name]):
+            rounded.add(name.rpartition(".layers.")[2].partition(".")[2] or name)
+    assert {"self_attn.q_proj.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj", "lm_head.weight"} <= rounded
+    assert measure.rounded.decoder.lm_head.weight.dtype is torch.bfloat16
