@@ -33,7 +33,8 @@ class EncodeTask:
         self._on_rows = _forget
 
     def deliver(self, rows: np.ndarray | Exception) -> None:
-        """Hand over the rows [(1 + D) * tokens, hidden], or why there are none. To be called once, from any thread."""
+        """Hand over the rows [(1 + D) * tokens, hidden], or why there are none. To be called once, from any thread;
+        nothing comes of it if the task is cancelled."""
         self._on_rows(rows)
 
 
