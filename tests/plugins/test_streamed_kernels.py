@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "plugins/decoder_kernels/csrc"
 NATIVE = ROOT / "tests/plugins/native"
 HEADERS = ("expert_plan.cuh", "expert_stream.cuh", "experts.cuh", "fragments.cuh", "int4_order.h", "int4_rows.cuh",
-           "partition.h", "product.cuh", "weight_stream.cuh", "wide_rows.cuh")
+           "partition.h", "product.cuh", "product_outputs.cuh", "product_rows.cuh", "stage_rows.cuh", "stream_memory.cuh",
+           "weight_stream.cuh", "wide_rows.cuh")
 SHARED_MEMORY = (r"extern __shared__ __align__\(128\) std::uint8_t shared_memory\[\];",
                  "std::uint8_t* shared_memory = ::emulation::current->block->shared;")
 KERNEL = (r"__global__ void __launch_bounds__\([^\n]*\n", "void\n")

@@ -47,11 +47,7 @@ struct Int4Rows {
 
     __device__ __forceinline__ void store(float2 (&to)[kRowTiles * kHalves][32], int lane) const {
 #pragma unroll
-      for (int i = 0; i < kRowTiles * kHalves; ++i) {
-        auto* token = reinterpret_cast<float*>(to[i]) + lane % 4 * 2 * 8;  // 4 lanes a token, 2 rows a lane
-        token[lane / 4] = of[i].x;
-        token[8 + lane / 4] = of[i].y;
-      }
+      for (int i = 0; i < kRowTiles * kHalves; ++i) store_row_sums(to[i], of[i], lane);
     }
   };
 
@@ -79,11 +75,12 @@ struct Int4Rows {
   };
 
   // As WideRows::multiply; 8 rows of each of kRowTiles tiles, half of them in each piece.
-  template <int kInner, int kPieceRows, typename Stream, int kHalves, int kAllRuns>
+  template <int kInner, int kPieceRows, int kRowParts = 1, typename Stream, int kHalves, int kAllRuns>
   static __device__ __forceinline__ void multiply(Stream& stream, Sums<kHalves>& sums,
                                                   const uint4 (&tokens)[kHalves][kAllRuns],
                                                   const TokenSums<kHalves, kAllRuns * 32>& token_sums, int first_row,
                                                   int first_k, int lane) {
+    static_assert(kRowParts == 1);  // rows of codes are short
     constexpr int kSlice = kAllRuns * 32, kAtOnce = kSlice < 256 ? kSlice : 256;  // k that registers have room for
     constexpr int kSegment = TokenSums<kHalves, kSlice>::kSegment, kRuns = kSegment / 32;
     constexpr int kRowBytes = row_bytes(kInner), kBlocks = kInner / kBlock, kRowsOfTile = kRowTile / 2;

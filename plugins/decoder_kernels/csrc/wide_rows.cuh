@@ -7,29 +7,54 @@
 
 namespace qwen3vl {
 
-// The sums of one tile. Steps of k go to four accumulators in turn, to have as many products in flight; with more token
-// tiles to two.
+// The sums of one tile, of 8 rows. Steps of k go to several accumulators in turn, to have as many products in flight.
+//
+// A product is of 16 by 8: here of token tiles of 16, one or more, with the weights' rows. The tokens of a lane are l / 4
+// of each half tile, the weights those of row l / 4.
 template <int kHalves>
 struct WideSums {
-  static constexpr int kTokenTiles = kHalves > 1 ? kHalves / 2 : 1;
-  static constexpr int kWays = kHalves == 1 ? 4 : 2;
+  static_assert(kHalves % 2 == 0);
+  static constexpr int kTokenTiles = kHalves / 2, kWays = 2;
   float d[kTokenTiles][kWays][4] = {};
+
+  // Adds the products of 32 k, the tokens' run number `run`.
+  template <typename T, int kRuns>
+  __device__ __forceinline__ void add(const uint4 (&tokens)[kHalves][kRuns], int run, const uint4& weights) {
+#pragma unroll
+    for (int m = 0; m < kTokenTiles; ++m) {
+      multiply_32<T>(d[m][0], d[m][1], tokens[2 * m][run], tokens[2 * m + 1][run], weights);
+    }
+  }
 
   __device__ __forceinline__ void store(float2 (&to)[kHalves][32], int lane) const {
 #pragma unroll
-    for (int half = 0; half < kHalves; ++half) to[half][lane] = pair(half);
+    for (int half = 0; half < kHalves; ++half) {
+      const auto& ways = d[half / 2];
+      const int i = half % 2 * 2;
+      to[half][lane] = {ways[0][i] + ways[1][i], ways[0][i + 1] + ways[1][i + 1]};
+    }
+  }
+};
+
+// Of a single half tile of tokens, tokens are the 8 columns: then registers need no zeros for 8 tokens that are not
+// there. The 16 rows are the 8 weight rows twice, once for each half of a lane's 16 bytes: of its four words the first
+// and third are rows 0 to 7 of both of their products, the second and fourth rows 8 to 15. Tokens' words of the same
+// places make one half of a product's sums right; the other one is of words that do not belong together.
+template <>
+struct WideSums<1> {
+  static constexpr int kWays = 4;
+  float d[kWays][4] = {};
+
+  template <typename T, int kRuns>
+  __device__ __forceinline__ void add(const uint4 (&tokens)[1][kRuns], int run, const uint4& weights) {
+    const int way = run % 2 * 2;
+    const uint4& x = tokens[0][run];
+    Element<T>::multiply(d[way], weights.x, weights.y, weights.z, weights.w, x.x, x.z);
+    Element<T>::multiply(d[way + 1], weights.x, weights.y, weights.z, weights.w, x.y, x.w);
   }
 
- private:
-  __device__ __forceinline__ float2 pair(int half) const {
-    const int m = half / 2, i = half % 2 * 2;
-    float2 sum{};
-#pragma unroll
-    for (int way = 0; way < kWays; ++way) {
-      sum.x += d[m][way][i];
-      sum.y += d[m][way][i + 1];
-    }
-    return sum;
+  __device__ __forceinline__ void store(float2 (&to)[1][32], int lane) const {
+    store_row_sums(to[0], {d[0][0] + d[1][2] + d[2][0] + d[3][2], d[0][1] + d[1][3] + d[2][1] + d[3][3]}, lane);
   }
 };
 
@@ -51,13 +76,15 @@ struct WideRows {
   };
 
   // Adds the products of the tokens' values k = first_k + 32 i + 8 (l % 4) to + 7 with the stage's rows of kInner values,
-  // kPieceRows a piece, of which the warp's begin with `first_row`; gives the stage back and refills it.
-  template <int kInner, int kPieceRows, typename Stream, int kHalves, int kRuns>
+  // kPieceRows a piece, of which the warp's begin with `first_row`; gives the stage back and refills it. kRowParts: stages
+  // that a row takes, of all of which the warp holds tokens in registers.
+  template <int kInner, int kPieceRows, int kRowParts = 1, typename Stream, int kHalves, int kRuns>
   static __device__ __forceinline__ void multiply(Stream& stream, WideSums<kHalves>& sums,
                                                   const uint4 (&tokens)[kHalves][kRuns],
                                                   const TokenSums<kHalves, kRuns * 32>&, int first_row, int first_k,
                                                   int lane) {
-    constexpr int kRunsAtOnce = kRuns < 8 ? kRuns : 8;
+    constexpr int kMost = 8 / kRowParts;  // that registers have room for
+    constexpr int kRunsAtOnce = kRuns < kMost ? kRuns : kMost;
     constexpr int kRowBytes = row_bytes(kInner);
     static_assert(kRuns % kRunsAtOnce == 0);
     const int k = first_k + lane % 4 * 8;
@@ -83,15 +110,7 @@ struct WideRows {
     for (int i = 0; i < kRuns; ++i) read ^= runs[i].w;
     if (last) stream.give_back(read);
 #pragma unroll
-    for (int i = 0; i < kRuns; ++i) {
-      const int way = 2 * i % WideSums<kHalves>::kWays;
-#pragma unroll
-      for (int m = 0; m < WideSums<kHalves>::kTokenTiles; ++m) {
-        const uint4 high = kHalves > 1 ? tokens[kHalves > 1 ? 2 * m + 1 : 0][first_run + i] : uint4{};
-        const uint4 low = tokens[kHalves > 1 ? 2 * m : 0][first_run + i];
-        multiply_32<T>(sums.d[m][way], sums.d[m][way + 1], low, high, runs[i]);
-      }
-    }
+    for (int i = 0; i < kRuns; ++i) sums.template add<T>(tokens, first_run + i, runs[i]);
     if (last) stream.refill();
   }
 };

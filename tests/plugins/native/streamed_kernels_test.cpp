@@ -118,10 +118,10 @@ constexpr double kLargestError = 3e-3;
 template <>
 constexpr double kLargestError<Float16> = 4e-4;
 
-template <typename Rows, int kInnerSize, int kHalves>
+template <typename Rows, int kInnerSize, int kHalves, bool kDeep = false>
 void check_product(const char* name, int tokens, int rows) {
   using T = typename Rows::Value;
-  using Shape = ProductShape<Rows, kInnerSize, kHalves>;
+  using Shape = ProductShape<Rows, kInnerSize, kHalves, kDeep>;
   Weights<Rows> weights(rows, kInnerSize);
   auto x = activations<T>(static_cast<std::size_t>(tokens) * kInnerSize);
   auto residual = activations<T>(static_cast<std::size_t>(tokens) * rows);
@@ -130,7 +130,7 @@ void check_product(const char* name, int tokens, int rows) {
                                    weights.extra()};
   const dim3 blocks(2, static_cast<unsigned>(groups_of(tokens, kHalves * kHalfTile)));
   emulation::launch(blocks, kStreamThreads, sizeof(typename Shape::Memory), false,
-                    [&] { product_kernel<Rows, T, kInnerSize, kHalves>(arguments); });
+                    [&] { product_kernel<Rows, T, kInnerSize, kHalves, kDeep>(arguments); });
   Error error;
   for (int token = 0; token < tokens; ++token) {
     for (int row = 0; row < rows; ++row) {
@@ -192,6 +192,9 @@ void check_experts(const char* name, int tokens, int k) {
 
 int main() {
   check_product<WideRows<Bfloat16>, 2048, 1>("product, bfloat16", 3, 48);
+  check_product<WideRows<Float16>, 2048, 2>("product, float16", 13, 48);
+  check_product<WideRows<Bfloat16>, 4096, 1>("product of long rows, bfloat16", 2, 80);
+  check_product<WideRows<Float16>, 4096, 1, true>("product of long rows, float16", 8, 80);
   check_product<Int4Rows<Bfloat16, 128>, 2048, 1>("product, bfloat16, blocks of 128", 8, 240);
   check_product<Int4Rows<Float16, 64>, 2048, 1>("product, float16, blocks of 64", 5, 80);
   check_product<Int4Rows<Bfloat16, 128>, 4096, 1>("product of long rows, bfloat16, blocks of 128", 7, 80);
