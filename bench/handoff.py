@@ -26,7 +26,7 @@ from bench.environment import describe_machine
 from bench.handoff_plot import plot
 from bench.one_model_server import OneModelServer
 from triton_repo.config_pbtxt import PythonModel
-from triton_repo.handoff.blocks import checksum
+from triton_repo.handoff.bulk import checksum
 from triton_repo.handoff.job import DTYPES, EncodeJob, RowsDescription
 from triton_repo.handoff.receiver import EncodeConnection
 from triton_repo.handoff.settings import ReceiverSettings

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from triton_repo.handoff import messages
-from triton_repo.handoff.blocks import checksum
+from triton_repo.handoff.bulk import checksum
 from triton_repo.handoff.encode_task import EncodeTask
 from triton_repo.handoff.errors import Unreachable
 from triton_repo.handoff.events import Lost, NotOpened, Opened, Said

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import xxhash
-
 from qwen3vl.errors import ArtifactError
 
 
@@ -48,8 +45,3 @@ def tokens_per_block(slot_bytes: int, token_bytes: int) -> int:
         raise ArtifactError(f"a block buffer has {slot_bytes} bytes, but one visual token with its DeepStack rows has "
                             f"{token_bytes}: raise block_bytes")
     return slot_bytes // token_bytes
-
-
-def checksum(data: np.ndarray) -> int:
-    """XXH3 of contiguous bytes: 64 bits, as fast as memory is read (CRC-32 of zlib takes several times as long)."""
-    return xxhash.xxh3_64_intdigest(data)

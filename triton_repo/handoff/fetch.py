@@ -10,7 +10,8 @@ from collections.abc import Callable
 import numpy as np
 
 from triton_repo.handoff import messages
-from triton_repo.handoff.blocks import checksum, tokens_per_block
+from triton_repo.handoff.blocks import tokens_per_block
+from triton_repo.handoff.bulk import checksum
 from triton_repo.handoff.errors import (
     Cancelled,
     HandoffError,

@@ -158,7 +158,7 @@ class Block(Message):
 
     Attributes:
         rows: main and DeepStack rows of these tokens: (1 + D) * tokens.
-        checksum: of the rows' bytes, see `blocks.checksum`.
+        checksum: of the rows' bytes, see `bulk.checksum`.
     """
 
     transfer: str

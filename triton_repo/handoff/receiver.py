@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -12,13 +13,16 @@ import numpy as np
 
 from triton_repo.handoff import messages
 from triton_repo.handoff.blocks import tokens_per_block
-from triton_repo.handoff.errors import Cancelled, HandoffError, TypeMismatch, Unreachable
+from triton_repo.handoff.errors import Cancelled, HandoffError, TransportFailed, TypeMismatch, Unreachable
 from triton_repo.handoff.events import Event, Lost, NotOpened, Opened, Said
 from triton_repo.handoff.fetch import Fetch
 from triton_repo.handoff.job import EncodeJob, RowsDescription
 from triton_repo.handoff.messages import Message
 from triton_repo.handoff.settings import ReceiverSettings
 from triton_repo.handoff.stream import Stream
+from triton_repo.handoff.transports import candidates
+
+log = logging.getLogger(__name__)
 
 # How long fetches may take to end when the connection is closed.
 CLOSE_SECONDS = 1.0
@@ -46,7 +50,7 @@ class EncodeConnection:
 
     Args:
         url: host:port of its gRPC endpoint.
-        transport: by which rows come: one of `transports.TRANSPORTS`.
+        transport: by which rows come: one of `transports.CHOICES`.
         description: the rows that are expected.
         settings: how patient and large this side is.
 
@@ -137,7 +141,7 @@ class EncodeConnection:
     def _open(self) -> None:
         stream: Stream | None = None
         try:
-            stream = Stream(self.url, self._transport, self._description, self._settings, self._said, self._lost)
+            stream = self._new_stream()
             event: Event = Opened(stream)
         except HandoffError as error:
             event = NotOpened(error)
@@ -150,6 +154,19 @@ class EncodeConnection:
             events.put(event)
         if closed and stream is not None:
             stream.close(self._closed_error())
+
+    def _new_stream(self) -> Stream:
+        """A stream by the first transport that reaches the encode server; raises what it does by the last."""
+        *others, last = candidates(self._transport)
+        for transport in others:
+            try:
+                return self._stream_by(transport)
+            except TransportFailed as problem:
+                log.info("rows do not come by %s: %s", transport, problem)
+        return self._stream_by(last)
+
+    def _stream_by(self, transport: str) -> Stream:
+        return Stream(self.url, transport, self._description, self._settings, self._said, self._lost)
 
     def _said(self, stream: Stream, message: Message, payload: np.ndarray | None) -> None:
         with self._lock:

@@ -9,7 +9,7 @@ import threading
 import time
 
 from triton_repo.handoff import messages
-from triton_repo.handoff.blocks import checksum
+from triton_repo.handoff.bulk import checksum
 from triton_repo.handoff.errors import HandoffError, TransportFailed, TypeMismatch, Unreachable
 from triton_repo.handoff.job import RowsDescription
 from triton_repo.handoff.reply import Way

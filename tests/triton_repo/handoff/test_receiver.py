@@ -25,6 +25,8 @@ from triton_repo.handoff.errors import (
 )
 from triton_repo.handoff.job import RowsDescription
 from triton_repo.handoff.settings import ReceiverSettings
+from triton_repo.handoff.transports.grpc_payload import PayloadBuffers
+from triton_repo.handoff.transports.shared_memory import SharedBuffers
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -34,6 +36,17 @@ def test_rows_arrive_as_they_were_made(server, connect, transport: str, grid: tu
     rows = connect(server.url, transport).fetch(job, soon())
     assert rows.dtype == np.float32
     np.testing.assert_array_equal(rows, rows_of(job))
+
+
+def test_transport_is_found_shared_memory_where_it_reaches(server, connect, monkeypatch) -> None:
+    job = make_job(4)
+    for found in (SharedBuffers, PayloadBuffers):
+        connection = connect(server.url, "auto")
+        np.testing.assert_array_equal(connection.fetch(job, soon()), rows_of(job))
+        assert isinstance(connection._stream.buffers, found)
+        monkeypatch.setattr(SharedBuffers, "describe", lambda buffers: {"name": "of another machine", "slots": 1})
+    with pytest.raises(TransportFailed, match="one machine"):
+        connect(server.url, "shared_memory").fetch(job, soon())
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

@@ -18,7 +18,7 @@ from tests.triton_repo.handoff.conftest import NIXL, SECONDS
 
 WHY_NOT = why_not()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
-REMOTE = ("grpc", pytest.param("nixl", marks=NIXL))
+REMOTE = ("grpc", "auto", pytest.param("nixl", marks=NIXL))
 
 
 @pytest.fixture(scope="module")

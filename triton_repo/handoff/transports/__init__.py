@@ -14,6 +14,9 @@ import numpy as np
 from triton_repo.handoff.errors import TransportFailed
 
 TRANSPORTS = ("grpc", "shared_memory", "cuda_shared_memory", "nixl")
+# Whichever works between two servers; tried anew with each stream, in this order. The last one always works.
+AUTO, TRIED = "auto", ("shared_memory", "grpc")
+CHOICES = (AUTO, *TRANSPORTS)
 
 
 class ReceiveBuffers(Protocol):
@@ -62,6 +65,11 @@ class BlockWriter(Protocol):
 
     def close(self) -> None:
         """Let go of the slots."""
+
+
+def candidates(choice: str) -> tuple[str, ...]:
+    """The transports to be tried one after the other, for one of `CHOICES`."""
+    return TRIED if choice == AUTO else (choice,)
 
 
 def receive_buffers(transport: str, block_bytes: int, buffer_bytes: int) -> ReceiveBuffers:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from triton_repo.handoff.bulk import copy
 from triton_repo.handoff.errors import TransportFailed
 
 
@@ -26,7 +27,7 @@ class PayloadBuffers:
         size = 0 if payload is None else payload.nbytes
         if size != into.nbytes:
             raise TransportFailed(f"a block came with {size} bytes of rows, expected {into.nbytes}")
-        np.copyto(into, payload)
+        copy(into, payload)
 
     def close(self) -> None:
         pass

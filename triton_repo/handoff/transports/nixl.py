@@ -19,6 +19,7 @@ from types import ModuleType
 
 import numpy as np
 
+from triton_repo.handoff.bulk import copy
 from triton_repo.handoff.errors import TransportFailed
 from triton_repo.handoff.transports import require_slot
 
@@ -48,7 +49,7 @@ class NixlBuffers:
 
     def read(self, slot: int, payload: np.ndarray | None, into: np.ndarray) -> None:
         first = slot * self.slot_bytes
-        np.copyto(into, self._memory[first:first + into.nbytes])
+        copy(into, self._memory[first:first + into.nbytes])
 
     def close(self) -> None:
         if self._agent is not None:
@@ -72,7 +73,7 @@ class NixlWriter:
 
     def write(self, slot: int, block: np.ndarray) -> None:
         require_slot(slot, block.nbytes, self._slots, self._slot_bytes)
-        np.copyto(self._staging[:block.nbytes], block)
+        copy(self._staging[:block.nbytes], block)
         agent = self._agent
         source = agent.get_xfer_descs([(self._staging.ctypes.data, block.nbytes, 0)], "DRAM")
         target = agent.get_xfer_descs([(self._address + slot * self._slot_bytes, block.nbytes, 0)], "DRAM")

@@ -21,6 +21,7 @@ import threading
 
 import numpy as np
 
+from triton_repo.handoff.bulk import copy
 from triton_repo.handoff.errors import TransportFailed
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -49,7 +50,7 @@ class SharedBuffers:
         pass
 
     def read(self, slot: int, payload: np.ndarray | None, into: np.ndarray) -> None:
-        np.copyto(into, self._memory.slice(slot * self.slot_bytes, into.nbytes))
+        copy(into, self._memory.slice(slot * self.slot_bytes, into.nbytes))
 
     def close(self) -> None:
         # A shutdown wakes the thread that waits in `accept`; closing alone would not.
@@ -100,7 +101,7 @@ class SharedWriter:
     def write(self, slot: int, block: np.ndarray) -> None:
         if block.nbytes > self._slot_bytes:
             raise TransportFailed(f"a block of {block.nbytes} bytes was asked for, but slots have {self._slot_bytes}")
-        np.copyto(self._memory.slice(slot * self._slot_bytes, block.nbytes), block)
+        copy(self._memory.slice(slot * self._slot_bytes, block.nbytes), block)
 
     def close(self) -> None:
         self._memory.close()
