@@ -18,8 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.decoder_cuda.rows_check import Checks, shared
-from bench.decoder_cuda.serve_checks import require
+from bench.decoder_cuda.checks import Checks, require, shared
 from bench.handoff import MIB, measure
 from triton_repo.handoff.errors import TransportFailed
 from triton_repo.handoff.transports import block_writer, receive_buffers

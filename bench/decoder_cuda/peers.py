@@ -94,8 +94,9 @@ class Peers:
     def _time(self, side: str, depth: int, module: str, *arguments: str) -> None:
         name = f"{side}, {depth} layers"
         output = self.work / f"{''.join(c if c.isalnum() else '_' for c in name)}.json"
-        self.steps.program(name, ["-m", module, *arguments, "--device", self.args.device, "--repeats",
-                                  str(self.args.repeats), "--output", str(output)], self.args.limit)
+        self.steps.program(name, ["-m", module, "--batches", *STEP_BATCHES, "--prompts", *PROMPTS, "--device",
+                                  self.args.device, "--repeats", str(self.args.repeats), "--output", str(output),
+                                  *arguments], self.args.limit)
         self.found.setdefault(side, {})[depth] = _read(output)
 
 

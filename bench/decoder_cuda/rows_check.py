@@ -11,25 +11,18 @@ those behind it run all the same.
 from __future__ import annotations
 
 import argparse
-import faulthandler
 import json
 import sys
-import threading
-import time
-import traceback
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from bench.decoder_cuda.checks import Checks, require, shared
 from bench.decoder_cuda.rows_requests import Served
-from bench.decoder_cuda.serve_checks import require
 from bench.make_model import make_wide_model
 from client.answer import Answer
 from engines.builder import build_engines
-from engines.cuda_sharing import sharing_problem
 from engines.fidelity.cases import picture
 from engines.vision_encoder import shares_a_gpu
 from export.exporter import export
@@ -41,43 +34,6 @@ from triton_repo.server import TritonServer
 
 LIMITS = {"prompt_tokens": 6144, "total_tokens": 6400, "queue": 64}
 SLOTS, READY_SECONDS = 8, 180
-
-
-@dataclass
-class Checks:
-    """Runs checks, and remembers what they found."""
-
-    limit: float
-    results: dict[str, dict] = field(default_factory=dict)
-
-    def __call__(self, name: str, run: Callable[[], object]) -> object:
-        """What a check returned, None where it failed or was given up. Texts are what it found."""
-        outcome: list[object] = []
-        thread = threading.Thread(target=lambda: outcome.append(_attempt(run)), name=name, daemon=True)
-        began = time.monotonic()
-        thread.start()
-        thread.join(self.limit)
-        if not outcome:
-            faulthandler.dump_traceback(file=sys.__stderr__)
-        return self._told(name, began, *(outcome[0] if outcome else (False, f"not done after {self.limit:.0f} s")))
-
-    def here(self, name: str, run: Callable[[], object]) -> object:
-        """The same in this thread, for what watches its own time: a server ends with the thread that started it."""
-        return self._told(name, time.monotonic(), *_attempt(run))
-
-    def _told(self, name: str, began: float, passed: bool, found: object) -> object:
-        text, seconds = found if isinstance(found, str) else "", time.monotonic() - began
-        self.results[name] = {"passed": passed, "seconds": round(seconds, 2), "found": text}
-        print(f"{'ok  ' if passed else 'FAIL'} {name} ({seconds:.1f} s) {text}", flush=True)
-        return found if passed else None
-
-
-def _attempt(run: Callable[[], object]) -> tuple[bool, object]:
-    try:
-        return True, run()
-    except Exception as error:
-        traceback.print_exc()
-        return False, f"{type(error).__name__}: {error}"
 
 
 def make_build(work: Path, layers: int) -> str:
@@ -92,12 +48,6 @@ def make_build(work: Path, layers: int) -> str:
     export(work / "checkpoint", build, "bf16")
     build_engines(build, "cuda")
     return f"made {build}"
-
-
-def shared() -> str:
-    problem = sharing_problem(sys.executable)
-    require(not problem, problem)
-    return ""
 
 
 def rows_went(served: Served, place: str) -> str:

@@ -8,7 +8,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from bench.decoder_cuda.serve_checks import require
+from bench.decoder_cuda.checks import require
 from client import VisionChat
 from client.answer import Answer
 from client.errors import BadRequest
@@ -19,6 +19,8 @@ from triton_repo.server import TritonServer
 AT_ONCE, REQUEST_SECONDS = 8, 60
 TOKENS = 16
 LOST_MIB = 256
+# Longer than memory takes to be given back after the last answer.
+SETTLE_SECONDS = 2
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Served:
                 self.ask("What is there?", images, tokens=4)
 
         def settled() -> int:
-            time.sleep(2)
+            time.sleep(SETTLE_SECONDS)
             return Gpu().memory()[0]
 
         with ThreadPoolExecutor(AT_ONCE) as pool:

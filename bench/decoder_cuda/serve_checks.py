@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.decoder_cuda.checks import require
 from bench.decoder_cuda.serve_reference import STEP_TOKENS, STEPS, Prompt, Reference, relative
 from engines.batching.batcher import Batcher
 from engines.batching.prefill import PrefillSettings
@@ -119,9 +120,3 @@ def ask_all(batcher: Batcher, requests: list[GenerationRequest]) -> list[list[in
         if isinstance(found[-1], Exception):
             raise found[-1]
     return [[token for output in found for token in output.token_ids.tolist()] for found in outputs]
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise an AssertionError unless the condition holds."""
-    if not condition:
-        raise AssertionError(message)
