@@ -11,11 +11,11 @@ from pathlib import Path
 
 from engines.capacity import Capacity
 from engines.description import EngineDescription
-from engines.vision_encoder import shares_a_gpu
 from export.build_folder import BuildFolder, replacing, sha256
 from qwen3vl.limits import Limits
 from triton_repo.build_paths import BuildPaths
 from triton_repo.config_pbtxt import CONFIG_FILE, Ensemble, PythonModel, to_text, triton_config
+from triton_repo.device_rows import can_be_on_gpu
 from triton_repo.engine_tensors import check_engines
 from triton_repo.repository import MODEL_VERSION, Options, models
 from triton_repo.roles import Role
@@ -45,7 +45,7 @@ def compose(folder: Path, options: Options | None = None, limits: Mapping[str, i
     with build.locked():
         written = _write_limits(paths, Capacity.of(paths.engines), options.slots, limits or {})
         described = models(role, config, options, written, rows_parameters(role, build, paths, config),
-                           one_gpu=shares_a_gpu(paths.engines))
+                           on_gpu=can_be_on_gpu(paths.engines, role))
         configs = {model.name: to_text(triton_config(model)) for model in described}
         shells = {model.name: sha256(_shell(model)) for model in described if isinstance(model, PythonModel)}
         made = build.artifact(role.folder, {"configs": configs, "shells": shells},

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from triton_repo.compose import compose
 from triton_repo.device_rows import PLACES
-from triton_repo.handoff.transports import TRANSPORTS
+from triton_repo.handoff.transports import CHOICES
 from triton_repo.repository import Options
 from triton_repo.roles import Role
 
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f"whole answers over `infer` at the same time (default: {defaults.whole_instances})")
     cuda = parser.add_argument_group("target cuda")
     cuda.add_argument("--visual-rows", choices=PLACES, default=defaults.visual_rows,
-                      help="where a whole server passes visual rows on, the GPU's memory or the host's "
+                      help="where visual rows are passed on to the decoder, the GPU's memory or the host's "
                            f"(default: {defaults.visual_rows})")
     trtllm = parser.add_argument_group("target trtllm")
     trtllm.add_argument("--cache-percent", type=int, default=defaults.cache_percent, metavar="PERCENT",
@@ -46,8 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     language.add_argument("--encode-seconds", type=int, default=defaults.encode_seconds, metavar="SECONDS",
                           help="how long an image may take to become visual rows, waiting for an encode server "
                                f"included (default: {defaults.encode_seconds})")
-    language.add_argument("--transport", choices=TRANSPORTS, default=defaults.transport,
-                          help=f"how visual rows move (default: {defaults.transport})")
+    language.add_argument("--transport", choices=CHOICES, default=defaults.transport,
+                          help="how visual rows move; auto is through shared memory on one machine, else by gRPC "
+                               f"(default: {defaults.transport})")
     parser.add_argument("--limit", action="append", type=_limit, default=[], metavar="NAME=VALUE",
                         help="change a limit in limits.json, e.g. prompt_tokens=4096; may be given several times")
 

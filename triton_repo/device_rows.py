@@ -1,14 +1,15 @@
-"""Visual rows that stay on the GPU between a server's vision encoder and its decoder: whether, and in what memory.
+"""Visual rows that reach a server's decoder in the GPU's memory: whether, and in what memory.
 
-The vision encoder leaves rows in memory of its own. Triton's Python backend copies them into the server's pool of GPU
-memory, which the models' processes share by CUDA IPC, and from there once more for the decoder, for as long as its
-`execute` takes; the decoder copies them into memory of its own. What does not fit the pool the server passes on in the
-host's memory.
+A whole server's vision encoder leaves rows there, in memory of its own; a language server's puts those there that it
+has fetched. Triton's Python backend copies them into the server's pool of GPU memory, which the models' processes share
+by CUDA IPC, and from there once more for the decoder, for as long as its `execute` takes; the decoder copies them into
+memory of its own. What does not fit the pool the server passes on in the host's memory.
 
 Two faults of the backend (seen in 2.51) are gone round. It ends the whole server where it finds no byte of the pool
 free for the first rows that a model gets: so `qwen3vl serve` refuses to go on without a pool, and a group of requests
 takes half of it at most, for the decoder has begun to take rows before the next group is there. And what does not fit
-the pool arrives as zeros where it goes to pinned memory of the host: so the server has none of that.
+the pool arrives as zeros where it goes to pinned memory of the host: so the server has none of that. A language server
+has no groups: its rows take half of the pool at most within any quarter of a second.
 """
 
 from __future__ import annotations
@@ -18,10 +19,16 @@ import logging
 import os
 import shutil
 import sys
+import time
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from engines.cuda_sharing import sharing_problem
+from engines.description import EngineDescription
+from engines.onnxruntime import cuda_record
 from engines.onnxruntime.device_memory import DeviceMemory, GpuMemory
+from engines.vision_encoder import shares_a_gpu
 from engines.vision_frames import CALL_PATCHES
 from engines.visual_rows import DTYPE
 from qwen3vl.config import ModelConfig
@@ -32,7 +39,7 @@ from triton_repo.server_binary import DRIVER
 
 log = logging.getLogger(__name__)
 
-# What rows pass through, for a whole server whose engines are both on one GPU.
+# What rows pass through, for a server whose decoder is ONNX Runtime's on a GPU, and its vision encoder if it has one.
 DEVICE, HOST = PLACES = ("device", "host")
 # The model parameter of vision_encoder that says so, and what Triton asks of a model that takes GPU tensors.
 PLACE = "visual_rows"
@@ -47,6 +54,8 @@ LEAST_POOL = 64 << 20  # Triton's own default
 NO_PINNED_MEMORY, POOL = "--pinned-memory-pool-byte-size=0", "--cuda-memory-pool-byte-size=0:"
 # CUDA's context in the server's process. An allowance, not a measurement.
 SERVER_BYTES = 512 << 20
+# Rows have left the pool for the decoder's own memory long before.
+PASSING_SECONDS = 0.25
 
 
 def image_bytes(config: ModelConfig) -> int:
@@ -75,17 +84,54 @@ def server_arguments(config: ModelConfig) -> list[str]:
     return [NO_PINNED_MEMORY, f"{POOL}{pool_bytes(config)}"]
 
 
-def gpu_bytes(config: ModelConfig) -> int:
+def gpu_bytes(config: ModelConfig, role: Role) -> int:
     """All GPU memory that passing rows on takes, beside the engines' own."""
-    return waiting_bytes(config) + pool_bytes(config) + SERVER_BYTES
+    # The process that fetches rows has a context too, and the rows of one request.
+    fetching = group_bytes(config) + SERVER_BYTES if role is Role.LANGUAGE else 0
+    return waiting_bytes(config) + pool_bytes(config) + SERVER_BYTES + fetching
+
+
+def can_be_on_gpu(engine_dir: Path, role: Role) -> bool:
+    """Whether a role's decoder can be given rows in the GPU's memory.
+
+    Raises:
+        ArtifactError: the folder holds no engines, or those of another version.
+    """
+    if role is Role.LANGUAGE:
+        return (EngineDescription.load(engine_dir).target == "cuda"
+                and (engine_dir / "decoder" / cuda_record.RECORD_FILE).is_file())
+    return role is Role.BOTH and shares_a_gpu(engine_dir)
 
 
 def stay_on_gpu(build: BuildPaths, role: Role) -> bool:
     """Whether a composed repository asks for it."""
-    if role is not Role.BOTH:
+    if role is Role.ENCODE:
         return False
     config = read_config(build.repository(role) / "vision_encoder" / CONFIG_FILE)
     return config.parameters[PLACE].string_value == DEVICE
+
+
+class PoolShare:
+    """Half of the server's pool, for rows that are passed on one request at a time.
+
+    Args:
+        limit: bytes of them within any `PASSING_SECONDS`.
+        clock: seconds.
+    """
+
+    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit, self._clock = limit, clock
+        self._taken: deque[tuple[float, int]] = deque()
+
+    def take(self, size: int) -> bool:
+        """Whether so many bytes may be passed on now; if so they count as being."""
+        now = self._clock()
+        while self._taken and now - self._taken[0][0] >= PASSING_SECONDS:
+            self._taken.popleft()
+        if size + sum(taken for _, taken in self._taken) > self._limit:
+            return False
+        self._taken.append((now, size))
+        return True
 
 
 def open_rows_memory() -> DeviceMemory | None:

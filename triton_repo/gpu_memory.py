@@ -25,7 +25,7 @@ def require_memory(build: BuildPaths, role: Role) -> None:
         return
     parameters = read_config(build.repository(role) / "decoder" / CONFIG_FILE).parameters
     config = EngineDescription.load(build.engines).config
-    beside = _vision_bytes(build, role) + (gpu_bytes(config) if stay_on_gpu(build, role) else 0)
+    beside = _vision_bytes(build, role) + (gpu_bytes(config, role) if stay_on_gpu(build, role) else 0)
     require_gpu_memory(CudaDecoderRecord.load(folder), config, int(parameters["slots"].string_value),
                        build.limits().total_tokens, beside)
 

@@ -21,7 +21,7 @@ from qwen3vl.errors import ArtifactError
 from qwen3vl.limits import Limits
 from triton_repo.config_pbtxt import Ensemble, PythonModel, Step, Tensor
 from triton_repo.device_rows import DEVICE, GPU_INPUTS, HOST, PLACE, PLACES
-from triton_repo.handoff.transports import TRANSPORTS
+from triton_repo.handoff.transports import AUTO, CHOICES
 from triton_repo.patch_rows import row_bytes
 from triton_repo.roles import Role
 
@@ -93,9 +93,10 @@ class Options:
         whole_instances: whole answers over `infer` at the same time.
         row_cache_mib: visual rows that a language server keeps for images that come again, in MiB; 0 for none.
         encode_seconds: how long an image may take to become visual rows, waiting for an encode server included.
-        transport: how visual rows move from encode servers: see docs/handoff.md.
-        visual_rows: "device" to leave them on the GPU between vision encoder and decoder of a whole server, where both
-            are ONNX Runtime's for one; "host" to pass them on in the host's memory.
+        transport: how visual rows move from encode servers: see docs/handoff.md. "auto" is through shared memory where
+            that can be reached, else by gRPC.
+        visual_rows: "device" to pass them on to the decoder in the GPU's memory, where it is ONNX Runtime's for one,
+            and so is the vision encoder of a whole server; "host" to pass them on in the host's memory.
     """
 
     slots: int = 8
@@ -105,7 +106,7 @@ class Options:
     whole_instances: int = 4
     row_cache_mib: int = 1024
     encode_seconds: int = 30
-    transport: str = "grpc"
+    transport: str = AUTO
     cache_percent: int = CACHE_PERCENT
     visual_rows: str = DEVICE
 
@@ -116,8 +117,8 @@ class Options:
                 raise ArtifactError(f"{name} is {getattr(self, name)}, expected at least {least}")
         if not 1 <= self.cache_percent <= 99:
             raise ArtifactError(f"cache_percent is {self.cache_percent}, expected 1 to 99")
-        if self.transport not in TRANSPORTS:
-            raise ArtifactError(f"transport is {self.transport!r}, expected one of {', '.join(TRANSPORTS)}")
+        if self.transport not in CHOICES:
+            raise ArtifactError(f"transport is {self.transport!r}, expected one of {', '.join(CHOICES)}")
         if self.visual_rows not in PLACES:
             raise ArtifactError(f"visual_rows is {self.visual_rows!r}, expected one of {', '.join(PLACES)}")
 
@@ -128,27 +129,27 @@ def entry_queue(limits: Limits, slots: int) -> int:
 
 
 def models(role: Role, config: ModelConfig, options: Options, limits: Limits,
-           parameters: Mapping[str, str], *, one_gpu: bool) -> list[PythonModel | Ensemble]:
+           parameters: Mapping[str, str], *, on_gpu: bool) -> list[PythonModel | Ensemble]:
     """Every model of a repository for a checkpoint of this configuration.
 
     Args:
         parameters: what a server of rows is recognised by, for the roles `ENCODE` and `LANGUAGE`.
-        one_gpu: whether vision encoder and decoder can pass rows on there (`engines.vision_encoder.shares_a_gpu`).
+        on_gpu: whether the decoder can be given rows in the GPU's memory (`device_rows.can_be_on_gpu`).
     """
     threads = {"threads": str(options.threads)}
+    place = options.visual_rows if on_gpu else HOST
+    decoding = GPU_INPUTS if place == DEVICE else {}
     if role is Role.ENCODE:
         message, payload = HANDOFF
         return [PythonModel(ENCODE, (message, _optional(payload)), HANDOFF, decoupled=True,
                             parameters={**threads, **parameters})]
     if role is Role.LANGUAGE:
         fetching = {"row_cache_mib": str(options.row_cache_mib), "encode_seconds": str(options.encode_seconds),
-                    "transport": options.transport, **parameters}
-        return _serving_models(MEDIA, "language_", fetching, {}, config, options, limits)
+                    "transport": options.transport, PLACE: place, **parameters}
+        return _serving_models(MEDIA, "language_", fetching, decoding, config, options, limits)
     visual = (Tensor("patches", "UINT8", (-1, row_bytes(config.vision))), Tensor("rows_per_patch", "INT32", (-1,)),
               Tensor("grids", "INT32", (-1, 3)))
-    place = options.visual_rows if one_gpu else HOST
-    return _serving_models(visual, "", {**threads, PLACE: place}, GPU_INPUTS if place == DEVICE else {}, config,
-                           options, limits)
+    return _serving_models(visual, "", {**threads, PLACE: place}, decoding, config, options, limits)
 
 
 def _serving_models(visual: tuple[Tensor, ...], shells: str, vision_parameters: Mapping[str, str],

@@ -15,6 +15,7 @@ import pytest
 from engines import cuda_driver
 from engines.description import EngineDescription
 from engines.onnxruntime.cuda_decoder_build import write_cuda_decoder
+from triton_repo.roles import Role
 
 PROLOGUE = f"""
 import sys
@@ -79,10 +80,10 @@ def make_cuda_build(source: Path, folder: Path) -> None:
     write_cuda_decoder(source / "onnx/decoder.onnx", folder / "engines/decoder", config, kernels=False)
 
 
-def compute_on_the_host_in(build: Path) -> None:
+def compute_on_the_host_in(build: Path, role: Role = Role.BOTH) -> None:
     """Make the models of a composed repository do so that have an engine."""
-    for model in ("vision_encoder", "decoder"):
-        file = build / "triton_repo" / model / "1/model.py"
+    for model in role.engines:
+        file = build / role.folder / model / "1/model.py"
         if not file.read_text().startswith(PROLOGUE):
             file.write_text(PROLOGUE + file.read_text())
 

@@ -83,7 +83,7 @@ def test_options_of_a_language_server_reach_its_model(build: Path) -> None:
 @pytest.mark.parametrize("options,message", [
     ({"row_cache_mib": -1}, "row_cache_mib is -1, expected at least 0"),
     ({"encode_seconds": 0}, "encode_seconds is 0, expected at least 1"),
-    ({"transport": "pigeon"}, "transport is 'pigeon', expected one of grpc"),
+    ({"transport": "pigeon"}, "transport is 'pigeon', expected one of auto, grpc"),
 ])
 def test_wrong_option_is_refused(options: dict, message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
