@@ -1,4 +1,4 @@
-"""A GPU for tests without one: emulated_cuda/emulated_cuda.c, compiled, and ONNX Runtime computing in its memory."""
+"""A GPU for tests without one: emulated_cuda/, compiled, and ONNX Runtime computing in its memory."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def emulated_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the library by both of its names."""
     folder = tmp_path_factory.mktemp("emulated_cuda")
     subprocess.run(["gcc", "-std=gnu17", "-O2", "-shared", "-fPIC", "-Wall", "-Werror", "-Wno-unused-value",
-                    SOURCES / "emulated_cuda.c", f"-Wl,--version-script={SOURCES / 'symbols.map'}",
+                    *sorted(SOURCES.glob("*.c")), f"-Wl,--version-script={SOURCES / 'symbols.map'}",
                     "-Wl,-soname,libcuda.so.1", "-ldl", "-lpthread", "-o", folder / "libcuda.so.1"], check=True)
     (folder / "libcuda.so").symlink_to("libcuda.so.1")
     return folder
