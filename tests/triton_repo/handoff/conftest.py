@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bench.one_model_server import OneModelServer
+from tests.support import fetch_jobs
 from tests.support.encode_jobs import DESCRIPTION
 from tests.support.encode_servers import encode_server
 from triton_repo.handoff.receiver import EncodeConnection
@@ -72,3 +75,23 @@ def wait_until(condition: Callable[[], object], seconds: float = SECONDS) -> Non
 def soon() -> float:
     """A deadline that a working hand-off keeps on the slowest machine."""
     return time.monotonic() + SECONDS
+
+
+def killed_receiver_leaves_nothing(server: OneModelServer, watching: EncodeConnection, transport: str, memory: str, *,
+                                   mapped: bool) -> None:
+    """Kill a language server that fetches; fail unless its transfers and its memory go from the encode server.
+
+    Args:
+        watching: a connection of this process.
+        memory: in the names of what an encode server maps of a language server.
+        mapped: whether it does by this transport.
+    """
+    command = [sys.executable, "-m", fetch_jobs.__name__, "--seconds", "60", server.url, transport, "1", "2"]
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: watching.health().transfers == 2)
+    maps = Path(f"/proc/{server.model_process()}/maps")
+    assert (memory in maps.read_text()) is mapped
+    killed.kill()
+    killed.wait()
+    wait_until(lambda: watching.health().transfers == 0)
+    wait_until(lambda: memory not in maps.read_text())

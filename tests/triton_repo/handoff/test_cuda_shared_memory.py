@@ -11,16 +11,14 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from engines import cuda_driver
-from tests.support import fetch_jobs
 from tests.support.emulated_gpu import EmulatedGpu
 from tests.support.encode_jobs import make_job, rows_of
-from tests.triton_repo.handoff.conftest import SETTINGS, soon, wait_until
+from tests.triton_repo.handoff.conftest import SETTINGS, killed_receiver_leaves_nothing, soon, wait_until
 from triton_repo.handoff.errors import TransportFailed, Unreachable
 from triton_repo.handoff.transports import block_writer, receive_buffers
 from triton_repo.handoff.transports.cuda_shared_memory import _gpu
@@ -133,16 +131,8 @@ def test_a_killed_encode_server_is_noticed_and_the_next_one_used(start, connect)
 
 def test_a_killed_language_server_leaves_nothing_at_the_encode_server(start, connect) -> None:
     server = start(settings={"retention_seconds": 0.5})
-    watching = connect(server.url, settings=QUICK)
-    command = [sys.executable, "-m", fetch_jobs.__name__, "--seconds", "60", server.url, NAME, "1", "2"]
-    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: watching.health().transfers == 2)
-    maps = Path(f"/proc/{server.model_process()}/maps")
-    assert "memfd:emulated_cuda" in maps.read_text()
-    killed.kill()
-    killed.wait()
-    wait_until(lambda: watching.health().transfers == 0)
-    wait_until(lambda: "memfd:emulated_cuda" not in maps.read_text())
+    killed_receiver_leaves_nothing(server, connect(server.url, settings=QUICK), NAME, "memfd:emulated_cuda",
+                                   mapped=True)
 
 
 def test_a_write_after_the_owner_was_killed_does_no_harm(owner, gpu: EmulatedGpu) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support import fetch_jobs
 from tests.support.encode_jobs import make_job, rows_of
 from tests.support.tcp_proxy import TcpProxy
-from tests.triton_repo.handoff.conftest import SECONDS, SETTINGS, TRANSPORTS, soon, wait_until
+from tests.triton_repo.handoff.conftest import (
+    SECONDS,
+    SETTINGS,
+    TRANSPORTS,
+    killed_receiver_leaves_nothing,
+    soon,
+    wait_until,
+)
 from triton_repo.handoff.errors import Busy, CorruptBlock, ProtocolError, TypeMismatch, Unreachable, VersionMismatch
 from triton_repo.handoff.receiver import EncodeConnection
 from triton_repo.handoff.states import State
@@ -176,16 +180,8 @@ def test_killed_model_process_is_noticed(start, connect) -> None:
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_killed_language_server_leaves_nothing_at_the_encode_server(start, connect, transport: str) -> None:
     server = start(settings={"retention_seconds": 0.5})
-    watching = connect(server.url, settings=QUICK)
-    command = [sys.executable, "-m", fetch_jobs.__name__, "--seconds", "60", server.url, transport, "1", "2"]
-    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: watching.health().transfers == 2)
-    memory = Path(f"/proc/{server.model_process()}/maps")
-    assert ("qwen3vl-handoff" in memory.read_text()) is (transport == "shared_memory")
-    killed.kill()
-    killed.wait()
-    wait_until(lambda: watching.health().transfers == 0)
-    wait_until(lambda: "qwen3vl-handoff" not in memory.read_text())
+    killed_receiver_leaves_nothing(server, connect(server.url, settings=QUICK), transport, "qwen3vl-handoff",
+                                   mapped=transport == "shared_memory")
 
 
 def test_more_rows_than_may_be_held_are_refused_until_some_are_fetched(start, connect) -> None:
