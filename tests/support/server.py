@@ -6,6 +6,7 @@ import re
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,15 @@ class LiveServer:
         self.grpc_url, self.http_url = f"{at.host}:{at.grpc}", f"{at.host}:{at.http}"
         self.metrics_url = f"{at.host}:{at.metrics}"
 
+    @contextmanager
+    def running(self) -> Iterator[LiveServer]:
+        """Once it is ready; killed in the end. How servers stop, which takes seconds, has tests of its own."""
+        try:
+            self.process.wait_ready(READY_SECONDS)
+            yield self
+        finally:
+            self.process.kill()
+
     def chat(self, protocol: str = "grpc", **settings: object) -> VisionChat:
         return VisionChat(self.grpc_url if protocol == "grpc" else self.http_url, protocol, **settings)
 
@@ -78,9 +88,7 @@ def live_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def live_server(live_build: Path) -> Iterator[LiveServer]:
-    server = LiveServer(live_build)
-    with server.process:
-        server.process.wait_ready(READY_SECONDS)
+    with LiveServer(live_build).running() as server:
         yield server
 
 

@@ -16,7 +16,7 @@ from export.exporter import export
 from qwen3vl.processor import Processor
 from tests.support.pictures import gif
 from tests.support.reference_model import ReferenceModel
-from tests.support.server import READY_SECONDS, LiveServer
+from tests.support.server import LiveServer
 from triton_repo.compose import compose
 from triton_repo.repository import Options
 
@@ -51,9 +51,7 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VisionChat]:
     export(CHECKPOINT, build)
     build_engines(build)
     compose(build, Options(slots=2, threads=1, preprocess_instances=1, whole_instances=1))
-    server = LiveServer(build)
-    with server.process:
-        server.process.wait_ready(READY_SECONDS)
+    with LiveServer(build).running() as server:
         yield server.chat()
 
 

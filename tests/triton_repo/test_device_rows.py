@@ -18,7 +18,7 @@ from client.answer import Answer
 from client.errors import BadRequest
 from tests.support.emulated_gpu import EmulatedGpu, compute_on_the_host_in, emulate, make_cuda_build
 from tests.support.pictures import gif, png
-from tests.support.server import ENDLESS, LIMITS, READY_SECONDS, SLOTS, LiveServer
+from tests.support.server import ENDLESS, LIMITS, SLOTS, LiveServer
 from triton_repo import device_rows
 from triton_repo.compose import compose
 from triton_repo.config_pbtxt import read_config
@@ -48,8 +48,7 @@ def serving(build: Path, gpu: EmulatedGpu, place: str, monkeypatch: pytest.Monke
         for name, value in {"LD_PRELOAD": str(gpu.library), **environment}.items():
             patch.setenv(name, value)
         server = LiveServer(build)
-    with server.process:
-        server.process.wait_ready(READY_SECONDS)
+    with server.running():
         yield server
 
 

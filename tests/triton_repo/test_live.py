@@ -78,9 +78,7 @@ def assert_serves(server: LiveServer) -> None:
 
 def test_text_only_requests_never_load_the_vision_engine(live_build) -> None:
     # A server of its own: the shared one sees pictures.
-    server = LiveServer(live_build)
-    with server.process:
-        server.process.wait_ready(SECONDS)
+    with LiveServer(live_build).running() as server:
         assert_serves(server)
         server.chat().ask("hello", max_tokens=3)
         assert server.wait_for(lambda metrics: metrics["finished_requests"] == 2)["vision_engine_loaded"] == 0

@@ -18,7 +18,7 @@ from qwen3vl.errors import ArtifactError
 from qwen3vl.processor import Processor
 from tests.engines.support import make_request
 from tests.engines.trtllm.executor_standin.deployment import install, make_build
-from tests.support.server import READY_SECONDS, LiveServer
+from tests.support.server import LiveServer
 from tests.support.talking_checkpoint import CHINESE
 from tests.triton_repo.test_decoder import RecordingReply, submit
 from triton_repo.build_paths import BuildPaths
@@ -98,9 +98,7 @@ def test_a_server_gives_the_same_answers(build: Path, live_server: LiveServer, m
     package = served / "triton_repo/decoder/1/tensorrt_llm"
     package.mkdir()
     (package / "__init__.py").write_text(STANDIN_PACKAGE)
-    server = LiveServer(served)
-    with server.process:
-        server.process.wait_ready(READY_SECONDS)
+    with LiveServer(served).running() as server:
         expected = live_server.chat().ask("What now?", max_tokens=20)
         for chat in (server.chat(), server.chat("http")):
             assert chat.ask("What now?", max_tokens=20) == expected

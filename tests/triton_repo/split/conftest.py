@@ -6,7 +6,6 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -122,8 +121,8 @@ def running_split(split_build: Path) -> Iterator[SplitDeployment]:
             host.server.wait_for(lambda metrics: not any(metrics[name] for name in (
                 "encode_waiting", "handoff_transfers", "handoff_outstanding_rows", "handoff_held_bytes")))
     finally:
-        with ThreadPoolExecutor(3) as pool:  # each takes seconds
-            list(pool.map(lambda server: server.process.stop(), split.servers()))
+        for server in split.servers():
+            server.process.kill()
 
 
 @pytest.fixture

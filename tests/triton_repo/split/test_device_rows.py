@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.emulated_gpu import EmulatedGpu, compute_on_the_host_in, make_cuda_build
 from tests.support.pictures import gif, png
-from tests.support.server import LIMITS, READY_SECONDS, SLOTS, LiveServer
+from tests.support.server import LIMITS, SLOTS, LiveServer
 from triton_repo import device_rows
 from triton_repo.compose import compose
 from triton_repo.config_pbtxt import read_config
@@ -38,9 +38,7 @@ def cuda_build(live_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def encode_server(split_build: Path) -> Iterator[LiveServer]:
-    server = LiveServer(split_build, Role.ENCODE)
-    with server.process:
-        server.process.wait_ready(READY_SECONDS)
+    with LiveServer(split_build, Role.ENCODE).running() as server:
         yield server
 
 
@@ -56,8 +54,7 @@ def serving(build: Path, encode_server: LiveServer, gpu: EmulatedGpu, place: str
         for name, value in {"LD_PRELOAD": str(gpu.library), **environment}.items():
             patch.setenv(name, value)
         server = LiveServer(build, Role.LANGUAGE)
-    with server.process:
-        server.process.wait_ready(READY_SECONDS)
+    with server.running():
         server.wait_for(lambda metrics: metrics["encode_servers_ready"] == 1)
         yield server
 

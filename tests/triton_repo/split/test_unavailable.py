@@ -15,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 
 from client.errors import Busy
 from tests.support.pictures import png
-from tests.support.server import READY_SECONDS, LiveServer
+from tests.support.server import LiveServer
 from tests.triton_repo.split.conftest import EncodeHost, SplitDeployment
 from tests.triton_repo.test_live import IMAGE, prompt_inputs
 from triton_repo.compose import compose
@@ -40,9 +40,7 @@ def lonely_build(split_build: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def lonely(lonely_build: Path) -> Iterator[LiveServer]:
-    server = LiveServer(lonely_build, Role.LANGUAGE)
-    with server.process:
-        server.process.wait_ready(READY_SECONDS)
+    with LiveServer(lonely_build, Role.LANGUAGE).running() as server:
         yield server
 
 
