@@ -120,6 +120,10 @@ __device__ __forceinline__ std::uint32_t cluster_address(const void* pointer, in
   return address;
 }
 
+// All threads of a cluster arrive, and later wait for each other: what was written before is seen after.
+__device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
+__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
+
 // Writes into another block; the bytes count against its barrier.
 __device__ __forceinline__ void send(std::uint32_t address, float4 x, std::uint32_t barrier) {
   asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(

@@ -64,6 +64,13 @@ __device__ __forceinline__ void multiply_32(float (&even)[4], float (&odd)[4], c
   Element<T>::multiply(odd, low.z, high.z, low.w, high.w, weights.z, weights.w);
 }
 
+// A matrix of 8 x 8 elements, of which lane l has row l / 4, elements 2 (l % 4) and the next, transposed.
+__device__ __forceinline__ std::uint32_t transposed_8x8(std::uint32_t x) {
+  std::uint32_t y;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+  return y;
+}
+
 // Eight elements past the first-level cache, which other multiprocessors' writes do not reach.
 template <typename T>
 __device__ __forceinline__ uint4 load_8(const T* address) {

@@ -129,7 +129,7 @@ void check_product(const char* name, int tokens, int rows) {
   const ProductArguments arguments{out.data(), x.data(), residual.data(), weights.rows(), tokens, rows,
                                    weights.extra()};
   const dim3 blocks(2, static_cast<unsigned>(groups_of(tokens, kHalves * kHalfTile)));
-  emulation::launch(blocks, kStreamThreads, sizeof(typename Shape::Memory), false,
+  emulation::launch(blocks, kStreamThreads, sizeof(typename Shape::Memory), 1,
                     [&] { product_kernel<Rows, T, kInnerSize, kHalves, kDeep>(arguments); });
   Error error;
   for (int token = 0; token < tokens; ++token) {
@@ -164,7 +164,7 @@ void check_experts(const char* name, int tokens, int k) {
   const ExpertArguments arguments{y.data(),      scratch.data(),  counters.data(), x.data(), chosen.data(),
                                   factors.data(), gate_up.rows(), down.rows(),     tokens,   k,
                                   gate_up.extra(), down.extra()};
-  emulation::launch(dim3(2), kStreamThreads, sizeof(typename Shape::Shared), true,
+  emulation::launch(dim3(2), kStreamThreads, sizeof(typename Shape::Shared), 2,
                     [&] { experts_kernel<Rows, kHalves, kFew>(arguments); });
   Error error;
   std::vector<double> activated(kInner);

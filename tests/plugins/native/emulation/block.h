@@ -27,6 +27,14 @@ struct Warp {
   int given[2] = {}, taken[2] = {};
 };
 
+struct Block;
+
+// Blocks that reach each other's shared memory.
+struct Cluster {
+  std::vector<Block*> blocks;  // by rank
+  int threads = 0, arrived = 0, phase = 0;
+};
+
 struct Block {
   // Shared memory is NaN, whatever kind of floating-point number it is taken for.
   Block(dim3 index, int threads, std::size_t shared_bytes)
@@ -43,11 +51,12 @@ struct Block {
   std::vector<std::uint8_t> memory;
   std::uint8_t* shared;
   int arrived[kBarriers] = {}, phase[kBarriers] = {};  // of named barriers
+  Cluster* cluster = nullptr;
 };
 
 struct Thread {
   Block* block;
-  int number, exchanges = 0;
+  int number, exchanges = 0, cluster_phase = 0;
 };
 
 inline Thread* current;  // the one that runs
@@ -88,6 +97,18 @@ inline void named_barrier(int id, int threads, bool wait) {
     return;
   }
   while (wait && block.phase[id] == phase) yield();
+}
+
+inline void cluster_arrive() {
+  Cluster& cluster = *current->block->cluster;
+  current->cluster_phase = cluster.phase;
+  if (++cluster.arrived < cluster.threads) return;
+  cluster.arrived = 0;
+  ++cluster.phase;
+}
+
+inline void cluster_wait() {
+  while (current->block->cluster->phase == current->cluster_phase) yield();
 }
 
 }  // namespace emulation

@@ -43,6 +43,14 @@ inline float __uint_as_float(std::uint32_t bits) {
   return x;
 }
 
+// Of both words' bytes, those that the selector's digits say.
+inline std::uint32_t __byte_perm(std::uint32_t low, std::uint32_t high, std::uint32_t selector) {
+  const std::uint64_t bytes = static_cast<std::uint64_t>(high) << 32 | low;
+  std::uint32_t result = 0;
+  for (int i = 0; i < 4; ++i) result |= (bytes >> 8 * (selector >> 4 * i & 7) & 0xFF) << 8 * i;
+  return result;
+}
+
 template <typename V>
 V __shfl_sync(unsigned, V value, int lane) {
   return ::emulation::from_lane(value, lane);

@@ -85,6 +85,27 @@ inline void bulk_prefetch(const void*, std::uint32_t bytes) {
   if (bytes % 16 != 0) ::emulation::fail("a prefetch that is not of whole 16 bytes");
 }
 
+inline void cluster_arrive() { ::emulation::cluster_arrive(); }
+inline void cluster_wait() { ::emulation::cluster_wait(); }
+
+// A shared address and, above it, the block's rank.
+constexpr int kRankShift = 24;
+
+inline std::uint32_t cluster_address(const void* pointer, int rank) {
+  return shared_address(pointer) | static_cast<std::uint32_t>(rank) << kRankShift;
+}
+
+template <typename V>
+void send(std::uint32_t address, V x, std::uint32_t barrier) {
+  const std::uint32_t rank = address >> kRankShift, offset = (1u << kRankShift) - 1;
+  if (rank != barrier >> kRankShift) ::emulation::fail("a message to one block that counts in another");
+  if (address % sizeof(V) != 0) ::emulation::fail("a message to an address that is no multiple of its size");
+  ::emulation::yield();  // it takes its time
+  std::uint8_t* shared = ::emulation::current->block->cluster->blocks[rank]->shared;
+  std::memcpy(shared + (address & offset), &x, sizeof(V));
+  barrier_receive(reinterpret_cast<std::uint64_t*>(shared + (barrier & offset)), sizeof(V));
+}
+
 inline void release_add(int* counter, int value) { *counter += value; }
 inline int acquire_load(const int* counter) { return *counter; }
 

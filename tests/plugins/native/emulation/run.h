@@ -14,14 +14,18 @@ namespace emulation {
 
 inline dim3 grid;
 
-// Some blocks side by side, until all have ended.
+// Some blocks side by side, until all have ended; a cluster, if they want one.
 inline void run_together(const std::vector<dim3>& indices, int threads, std::size_t shared_bytes,
                          const std::function<void()>& kernel) {
   std::vector<std::unique_ptr<Block>> blocks;
   std::vector<std::unique_ptr<Thread>> all;
   std::vector<std::unique_ptr<Fiber>> fibers;
+  Cluster cluster;
   for (const dim3& index : indices) {
     blocks.push_back(std::make_unique<Block>(index, threads, shared_bytes));
+    blocks.back()->cluster = &cluster;
+    cluster.blocks.push_back(blocks.back().get());
+    cluster.threads += threads;
     for (int number = 0; number < threads; ++number) {
       all.push_back(std::make_unique<Thread>(Thread{blocks.back().get(), number}));
       fibers.push_back(std::make_unique<Fiber>(kernel));
@@ -43,16 +47,19 @@ inline void run_together(const std::vector<dim3>& indices, int threads, std::siz
   }
 }
 
-// `together`: all blocks at once, as they wait for each other.
-inline void launch(dim3 blocks, int threads, std::size_t shared_bytes, bool together,
+// `together`: blocks that run at once, as they wait for each other, neighbours along x: a divisor of their number.
+inline void launch(dim3 blocks, int threads, std::size_t shared_bytes, unsigned together,
                    const std::function<void()>& kernel) {
   grid = blocks;
-  std::vector<dim3> indices;
-  for (unsigned y = 0; y < blocks.y; ++y) {
-    for (unsigned x = 0; x < blocks.x; ++x) indices.emplace_back(x, y);
+  for (unsigned z = 0; z < blocks.z; ++z) {
+    for (unsigned y = 0; y < blocks.y; ++y) {
+      for (unsigned x = 0; x < blocks.x; x += together) {
+        std::vector<dim3> indices;
+        for (unsigned i = 0; i < together; ++i) indices.emplace_back(x + i, y, z);
+        run_together(indices, threads, shared_bytes, kernel);
+      }
+    }
   }
-  if (together) return run_together(indices, threads, shared_bytes, kernel);
-  for (const dim3& index : indices) run_together({index}, threads, shared_bytes, kernel);
 }
 
 }  // namespace emulation

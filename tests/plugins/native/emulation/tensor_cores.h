@@ -36,4 +36,15 @@ void product_16x8x16(float (&d)[4], std::uint32_t a0, std::uint32_t a1, std::uin
   }
 }
 
+// A matrix of 8 x 8 elements of 16 bits, of which lane l has row l / 4, elements 2 (l % 4) and the next, transposed.
+inline std::uint32_t transposed_8x8(std::uint32_t x) {
+  const auto* all = exchange(&x, 1);
+  std::uint32_t result = 0;
+  for (int i = 0; i < 2; ++i) {
+    const int row = lane() % 4 * 2 + i, column = lane() / 4;
+    result |= (all[row * 4 + column / 2][0] >> 16 * (column % 2) & 0xFFFF) << 16 * i;
+  }
+  return result;
+}
+
 }  // namespace emulation
