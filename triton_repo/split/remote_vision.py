@@ -109,7 +109,8 @@ class RemoteVision:
     def _joined(self, parts: Sequence[np.ndarray]) -> VisualRows | Exception:
         try:
             return self._join(parts, self._hidden)
-        except MemoryError as error:
+        except Exception as error:
+            log.exception("visual rows could not be put together")
             return error
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engines.visual_rows import join_rows
 from qwen3vl.errors import InvalidRequest, Overloaded
 from tests.triton_repo.split.scripted_server import HIDDEN, SECONDS, ScriptedPool, ScriptedServer, wait_until
 from tests.triton_repo.split.test_row_source import PAIRING, expected, media
@@ -107,3 +108,21 @@ def test_close_answers_everybody(tmp_path: Path, server: ScriptedServer) -> None
     vision.submit([media(1), media(2)], "request", answers.put)
     vision.close()
     assert isinstance(answers.get_nowait(), Overloaded)
+
+
+def test_request_whose_rows_cannot_be_put_together_gets_the_error(tmp_path: Path, server) -> None:
+    source = RowSource(ScriptedPool(tmp_path, server).pool, PAIRING, 10**6, SECONDS)
+    wait_until(lambda: source.stats().pool.ready)
+    errors = [RuntimeError("the GPU is gone")]
+
+    def join(parts, hidden):
+        if errors:
+            raise errors.pop()
+        return join_rows(parts, hidden)
+
+    vision = RemoteVision(source, HIDDEN, QUEUE, join)
+    try:
+        assert str(get(vision, media(1))) == "the GPU is gone"
+        np.testing.assert_array_equal(get(vision, media(1)), expected(media(1)))
+    finally:
+        vision.close()
