@@ -43,6 +43,9 @@ struct ExpertTiles {
   static_assert(kDownPiece <= kUpPiece && kDownExtra <= kUpExtra);
 };
 
+// Up to so many tokens, a step's wide experts are few, and read soon.
+constexpr int kFewWideTokens = 2;
+
 // A stage's tag: a tile of gates and ups, of downs, or the end.
 constexpr int kDownTag = 1 << 30;
 constexpr int kEndTag = -1;
@@ -89,14 +92,21 @@ class ExpertRows {
 
   __device__ __forceinline__ void begin_list() {
     const int blocks = static_cast<int>(gridDim.x), all = plan_.units * tiles(), own = all / blocks;
-    constexpr bool kShortRing = Plan::kRows == kHalfTile;  // it makes less up for differences between blocks
-    const int fixed = kShortRing ? own * 3 / 4 : own * 7 / 8;
-    piece_ = kShortRing ? min(max(own / 8, 2), 8) : min(max(own / 16, 1), downs_ ? 4 : 6);
+    const int fixed = own * fixed_eighths() / 8;
+    piece_ = kOneHalfTile ? min(max(own / 8, 2), 8) : min(max(own / 16, 1), downs_ ? 4 : 6);
     shared_ = fixed * blocks;
     tile_ = fixed * static_cast<int>(blockIdx.x);
     end_ = tile_ + fixed;
     locate(tile_);
     ask();
+  }
+
+  // Eighths of a list's tiles that are divided beforehand. Of wide downs it is least: their end is the kernel's, and
+  // blocks that read faster than others have more time to make it even. One or two tokens have too few tiles for that,
+  // and rows of 4 bits, bound by taking codes apart, only lost by it.
+  __device__ __forceinline__ int fixed_eighths() const {
+    if (!kOneHalfTile) return kFixedOfMoreHalfTiles;
+    return kWide && downs_ && arguments_.tokens > kFewWideTokens ? kFixedOfWideDowns : kFixedOfOneHalfTile;
   }
 
   // Asks for the next small piece: the answer is there when the present one is used up.
@@ -133,6 +143,10 @@ class ExpertRows {
                place * extra();
     }
   }
+
+  static constexpr bool kWide = Tiles::kUpExtra == 0;
+  static constexpr bool kOneHalfTile = Plan::kRows == kHalfTile;  // a unit: less work, so that differences weigh more
+  static constexpr int kFixedOfMoreHalfTiles = 7, kFixedOfOneHalfTile = 6, kFixedOfWideDowns = 4;
 
   const ExpertArguments& arguments_;
   const Plan& plan_;

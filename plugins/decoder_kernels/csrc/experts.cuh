@@ -48,7 +48,7 @@ struct ExpertShape {
 
   // Blocks of a multiprocessor. The few wide experts of one or two tokens gain more from the next kernel's starting in
   // the other half.
-  static int blocks_each(int tokens) { return kHalfBlocks && (Rows::kRowTiles > 1 || tokens > 2) ? 2 : 1; }
+  static int blocks_each(int tokens) { return kHalfBlocks && (Rows::kRowTiles > 1 || tokens > kFewWideTokens) ? 2 : 1; }
   static_assert(sizeof(typename Planning::Scratch) <= sizeof(Memory::partials));
 };
 
