@@ -32,6 +32,7 @@ REPLACED = {
         (r'asm volatile\("bar\.arrive.*?\);\n', "::emulation::named_barrier(buffer_ + 1, kStreamThreads, false);\n")),
     "product.cuh": (SHARED_MEMORY, KERNEL),
     "experts.cuh": (SHARED_MEMORY, KERNEL),
+    "expert_gemv.cuh": (SHARED_MEMORY, KERNEL),
     "attention_step.cuh": (SHARED_MEMORY, KERNEL),
 }
 

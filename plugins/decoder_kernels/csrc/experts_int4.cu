@@ -1,16 +1,25 @@
 // The chosen experts of each token, weights of 4 bits.
 #include "decoder_kernels.h"
+#include "expert_gemv.cuh"
 #include "experts.cuh"
 #include "int4_rows.cuh"
 
 namespace qwen3vl {
 namespace {
 
+template <typename T, int kBlock>
+cudaError_t dispatch_tokens(const ExpertArguments& arguments, cudaStream_t stream) {
+  if (takes_expert_gemv(arguments.tokens, arguments.k, multiprocessor_count())) {
+    return launch_expert_gemv<T, kBlock>(arguments, stream);
+  }
+  return dispatch_experts<Int4Rows<T, kBlock>>(arguments, stream);
+}
+
 template <typename T>
 cudaError_t dispatch_block(const ExpertArguments& arguments, int block, cudaStream_t stream) {
-  if (block == 128) return dispatch_experts<Int4Rows<T, 128>>(arguments, stream);
-  if (block == 64) return dispatch_experts<Int4Rows<T, 64>>(arguments, stream);
-  if (block == 32) return dispatch_experts<Int4Rows<T, 32>>(arguments, stream);
+  if (block == 128) return dispatch_tokens<T, 128>(arguments, stream);
+  if (block == 64) return dispatch_tokens<T, 64>(arguments, stream);
+  if (block == 32) return dispatch_tokens<T, 32>(arguments, stream);
   return cudaErrorInvalidValue;
 }
 

@@ -130,7 +130,6 @@ struct Int4Rows {
     stream.refill();
   }
 
- private:
   static __device__ __forceinline__ float sum_of(const uint4& x) {
     const float2 a = Element<T>::unpack(x.x), b = Element<T>::unpack(x.y);
     const float2 c = Element<T>::unpack(x.z), d = Element<T>::unpack(x.w);

@@ -107,6 +107,10 @@ void send(std::uint32_t address, V x, std::uint32_t barrier) {
 }
 
 inline void release_add(int* counter, int value) { *counter += value; }
-inline int acquire_load(const int* counter) { return *counter; }
+
+inline int acquire_load(const int* counter) {
+  ::emulation::yield();  // who asks again and again lets others go on
+  return *counter;
+}
 
 }  // namespace qwen3vl

@@ -1,5 +1,5 @@
-// Runs the blocks of a kernel: a fiber for each thread, in turn. Warps are delayed at random, so that they get out of
-// step.
+// Runs the blocks of a kernel: a fiber for each thread, in turn. Warps are delayed at random, for a while each, so that
+// they get out of step by more than a tile of work.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +13,7 @@
 namespace emulation {
 
 inline dim3 grid;
+constexpr unsigned kStretch = 64;  // rounds, on average, until other warps are delayed
 
 // Some blocks side by side, until all have ended; a cluster, if they want one.
 inline void run_together(const std::vector<dim3>& indices, int threads, std::size_t shared_bytes,
@@ -33,10 +34,11 @@ inline void run_together(const std::vector<dim3>& indices, int threads, std::siz
   }
   std::mt19937 random(1);
   std::size_t left = fibers.size();
+  unsigned delayed = 0;  // a bit for each warp
   for (long round = 0; left > 0; ++round) {
     if (round > 1000000) fail("the kernel hangs");
     left = 0;
-    const unsigned delayed = random() % 2 == 0 ? random() : 0;  // a bit for each warp
+    if (random() % kStretch == 0) delayed = random() % 2 == 0 ? random() : 0;
     for (std::size_t i = 0; i < fibers.size(); ++i) {
       if (fibers[i]->done()) continue;
       ++left;
