@@ -33,14 +33,16 @@ class ProductOutputs {
 
   // Asks for the tile's residual, by the two warps that are going to write it: it comes while they wait for the others.
   __device__ __forceinline__ void ask(Residual& residual, int tile) const {
-    if (sizeof(Out) == 4 || arguments_.residual == nullptr) return;
+    if constexpr (sizeof(Out) != 4) {  // float32 outputs, the head's, have none
+      if (arguments_.residual == nullptr) return;
 #pragma unroll
-    for (int row_tile = 0; row_tile < Shape::kRowTiles; ++row_tile) {
+      for (int row_tile = 0; row_tile < Shape::kRowTiles; ++row_tile) {
 #pragma unroll
-      for (int half = 0; half < kHalves; ++half) {
-        if (!mine(row_tile, half) || token(half) >= count_) continue;
-        const T* at = static_cast<const T*>(arguments_.residual) + first_output() + place(tile, row_tile, half);
-        residual.of[row_tile][half] = {load_1(at), load_1(at + Shape::kPieceRows)};
+        for (int half = 0; half < kHalves; ++half) {
+          if (!mine(row_tile, half) || token(half) >= count_) continue;
+          const T* at = static_cast<const T*>(arguments_.residual) + first_output() + place(tile, row_tile, half);
+          residual.of[row_tile][half] = {load_1(at), load_1(at + Shape::kPieceRows)};
+        }
       }
     }
   }
