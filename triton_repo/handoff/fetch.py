@@ -24,7 +24,8 @@ from triton_repo.handoff.errors import (
 from triton_repo.handoff.events import Event, Lost, NotOpened, Opened, Said, Slots
 from triton_repo.handoff.job import EncodeJob, RowsDescription
 from triton_repo.handoff.messages import Message
-from triton_repo.handoff.receiver_transfer import Patience, ReceiverTransfer, Step
+from triton_repo.handoff.receiver_patience import Patience
+from triton_repo.handoff.receiver_transfer import ReceiverTransfer, Step
 from triton_repo.handoff.settings import ReceiverSettings
 from triton_repo.handoff.slots import Waiter
 from triton_repo.handoff.stream import Stream

@@ -117,7 +117,7 @@ class Protocol(RuleBasedStateMachine):
     def no_torn_block_was_read(self) -> None:
         """Checksums find what the machine room does, not what the protocol does."""
         if not self.world.corruptions:
-            assert not any(asked.fetch._machine._corrupt for asked in self.world.asked.values())
+            assert not any(asked.fetch._machine._setbacks.corrupt for asked in self.world.asked.values())
 
     @invariant()
     def slots_are_all_there(self) -> None:

@@ -19,7 +19,8 @@ from triton_repo.handoff.messages import (
     Request,
     Resume,
 )
-from triton_repo.handoff.receiver_transfer import Patience, ReceiverTransfer, Step
+from triton_repo.handoff.receiver_patience import Patience
+from triton_repo.handoff.receiver_transfer import ReceiverTransfer, Step
 from triton_repo.handoff.sender_transfer import Encode, Forget, SayBlock, SayReady, SenderTransfer, Write
 from triton_repo.handoff.states import State
 
