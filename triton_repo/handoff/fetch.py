@@ -11,19 +11,11 @@ import numpy as np
 
 from triton_repo.handoff import messages
 from triton_repo.handoff.blocks import tokens_per_block
-from triton_repo.handoff.bulk import checksum
-from triton_repo.handoff.errors import (
-    Cancelled,
-    HandoffError,
-    TimedOut,
-    TransportFailed,
-    TypeMismatch,
-    Unreachable,
-    error_from,
-)
+from triton_repo.handoff.errors import Cancelled, HandoffError, TimedOut, Unreachable, error_from
 from triton_repo.handoff.events import Event, Lost, NotOpened, Opened, Said, Slots
 from triton_repo.handoff.job import EncodeJob, RowsDescription
 from triton_repo.handoff.messages import Message
+from triton_repo.handoff.received_rows import ReceivedRows
 from triton_repo.handoff.receiver_patience import Patience
 from triton_repo.handoff.receiver_transfer import ReceiverTransfer, Step
 from triton_repo.handoff.settings import ReceiverSettings
@@ -34,7 +26,6 @@ from triton_repo.handoff.stream import Stream
 POLL_SECONDS = 0.1
 # Between two tries to get a stream.
 RETRY_SECONDS = 0.2
-PAGE = 4096
 
 
 class Fetch:
@@ -56,15 +47,12 @@ class Fetch:
         self.transfer = secrets.token_hex(8)
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._job, self._description, self._want_stream = job, description, want_stream
-        self._tokens = description.tokens(job.grid)
-        self._machine = ReceiverTransfer(self.transfer, job, self._tokens, Patience(
+        self._rows = ReceivedRows(job, description)
+        self._machine = ReceiverTransfer(self.transfer, job, self._rows.tokens, Patience(
             settings.stall_seconds, settings.attempts, settings.corrupt_blocks))
-        self._rows = np.empty((self._tokens * description.rows_per_token, description.hidden), description.numpy_dtype)
-        self._bytes = self._rows.reshape(-1).view(np.uint8)
         self._stream: Stream | None = None
         self._waiter: Waiter | None = None
         self._retry_at: float | None = None
-        self._mapped = False
 
     def run(self, deadline: float, cancelled: Callable[[], bool]) -> np.ndarray:
         """Get the rows. See `EncodeConnection.fetch`."""
@@ -87,7 +75,7 @@ class Fetch:
         """The rows of a transfer that is over; raises its error."""
         if self._machine.error is not None:
             raise self._machine.error
-        return self._rows
+        return self._rows.array
 
     def leave(self) -> None:
         """End the transfer, if it is not over, and give back what it has."""
@@ -112,10 +100,9 @@ class Fetch:
         except queue.Empty:
             return
         self.take(event, time.monotonic())
-        if self._stream is not None and not self._mapped:
-            # New memory takes as long to be had as to be written, and there is time while the encoder works.
-            self._bytes[::PAGE] = 0
-            self._mapped = True
+        if self._stream is not None:
+            # There is time while the encoder works.
+            self._rows.map_memory()
 
     def take(self, event: Event, now: float) -> None:
         """Something happened."""
@@ -163,7 +150,7 @@ class Fetch:
             case messages.Failed():
                 return machine.failed(message.attempt, error_from(message.code, message.text))
             case messages.Ready():
-                if (error := self._type_error(message, self._tokens)) is not None:
+                if (error := self._rows.mismatch(message, self._rows.tokens)) is not None:
                     return machine.fail(error)
                 return machine.ready(message.attempt, message.encoding, now)
             case messages.Block():
@@ -174,30 +161,9 @@ class Fetch:
         self._apply(self._machine.announced(block, now))
         if not self._machine.expects(block):
             return Step()
-        if (error := self._type_error(block, block.tokens)) is not None:
+        if (error := self._rows.mismatch(block, block.tokens)) is not None:
             return self._machine.fail(error)
-        size = self._description.token_bytes
-        into = self._bytes[block.first * size:(block.first + block.tokens) * size]
-        try:
-            # First copied, then checked: what the sender might still do to the slot does not matter.
-            self._stream.buffers.read(block.slot, payload, into)
-            intact = block.image_hash == self._job.image_hash.hex() and checksum(into) == block.checksum
-        except TransportFailed:
-            intact = False
-        return self._machine.read(block, intact, now)
-
-    def _type_error(self, message: messages.Ready | messages.Block, tokens: int) -> TypeMismatch | None:
-        """Whether a message is of other rows than these."""
-        description = self._description
-        expected = (tokens, tokens * description.rows_per_token, description.hidden, description.dtype)
-        got = (message.tokens, message.rows, message.hidden, message.dtype)
-        if got == expected:
-            return None
-        names = ("tokens", "rows", "hidden size", "dtype")
-        differing = [f"{name} {theirs!r}, expected {ours!r}" for name, theirs, ours in
-                     zip(names, got, expected, strict=True) if theirs != ours]
-        return TypeMismatch(f"the encode server offers other rows for a grid of {self._job.grid}: "
-                            f"{'; '.join(differing)}")
+        return self._machine.read(block, self._rows.read(block, payload, self._stream.buffers), now)
 
     def _apply(self, step: Step) -> None:
         stream = self._stream
