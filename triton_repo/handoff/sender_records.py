@@ -59,6 +59,12 @@ class Transfer:
     encoding: str = ""
     sent_tokens: int = 0
 
+    def let_go(self) -> None:
+        """It is over: nobody waits for its rows, and nothing more is said of it."""
+        self.task.cancel()
+        self.rows = None
+        self.way.finish()
+
 
 @dataclass(frozen=True)
 class PendingWrite:

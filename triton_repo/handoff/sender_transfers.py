@@ -5,7 +5,6 @@ Nothing here waits, and no thread is started: `sender` does both.
 
 from __future__ import annotations
 
-import logging
 import secrets
 import threading
 from collections.abc import Callable
@@ -17,14 +16,12 @@ from triton_repo.handoff.blocks import GrantedBlock
 from triton_repo.handoff.encode_task import Encoder, EncodeTask
 from triton_repo.handoff.errors import Busy, ProtocolError, TypeMismatch, Unreachable, error_of
 from triton_repo.handoff.job import EncodeJob, RowsDescription
-from triton_repo.handoff.messages import Message
 from triton_repo.handoff.reply import Way
+from triton_repo.handoff.sender_actions import SenderActions
 from triton_repo.handoff.sender_records import PendingWrite, SenderStats, Session, Totals, Transfer
-from triton_repo.handoff.sender_transfer import Action, Encode, Forget, SayBlock, SayReady, SenderTransfer, Write
+from triton_repo.handoff.sender_transfer import Action, Forget, SayBlock, SenderTransfer
 from triton_repo.handoff.settings import SenderSettings
 from triton_repo.handoff.states import State
-
-log = logging.getLogger(__name__)
 
 
 class SenderTransfers:
@@ -37,7 +34,8 @@ class SenderTransfers:
     """
 
     def __init__(self, encode: Encoder, description: RowsDescription, settings: SenderSettings) -> None:
-        self._encode, self._description, self._settings = encode, description, settings
+        self._description, self._settings = description, settings
+        self._actions = SenderActions(encode, description)
         # Guards the transfers' state. Messages are sent without it: the protocol does not depend on their order.
         self._lock = threading.Lock()
         self._transfers: dict[str, Transfer] = {}
@@ -129,7 +127,7 @@ class SenderTransfers:
         for transfer in transfers:
             machine = transfer.machine
             transfer.way.send(messages.Failed(machine.transfer, machine.attempt, error.code, str(error)))
-            _let_go(transfer)
+            transfer.let_go()
 
     def _transfer(self, request: messages.Request, payload: np.ndarray | None, session: Session, way: Way) -> Transfer:
         try:
@@ -177,42 +175,13 @@ class SenderTransfers:
     def _do(self, transfer: Transfer, actions: list[Action], payload: np.ndarray | None = None,
             digest: int = 0) -> None:
         for action in actions:
-            match action:
-                case Encode():
-                    self._start(transfer)
-                case Write(block):
-                    self._write(transfer, block)
-                case SayReady(attempt):
-                    transfer.way.send(messages.Ready(transfer.machine.transfer, attempt, transfer.encoding,
-                                                     transfer.tokens, *self._type(transfer.tokens)))
-                case SayBlock(attempt, block):
-                    message = messages.Block(
-                        transfer.machine.transfer, attempt, transfer.encoding, transfer.job.image_hash.hex(),
-                        block.number, block.slot, block.first, block.tokens, *self._type(block.tokens), digest)
-                    transfer.way.send(message, payload)
-                case Forget():
-                    with self._lock:
-                        self._transfers.pop(transfer.machine.transfer, None)
-                        self._totals.ended[transfer.machine.state] += 1
-                    _let_go(transfer)
-                case Message():
-                    transfer.way.send(action)
-
-    def _type(self, tokens: int) -> tuple[int, int, str]:
-        """Rows, hidden size and dtype, as messages say them."""
-        return tokens * self._description.rows_per_token, self._description.hidden, self._description.dtype
-
-    def _start(self, transfer: Transfer) -> None:
-        try:
-            self._encode(transfer.task)
-        except Exception as error:
-            log.exception("a job could not be given to the encoder")
-            self._encoded(transfer, error)
-
-    def _write(self, transfer: Transfer, block: GrantedBlock) -> None:
-        rows = self._description.rows_per_token
-        data = transfer.rows[block.first * rows:block.end * rows].reshape(-1).view(np.uint8)
-        transfer.session.write(PendingWrite(transfer, block, data))
+            if isinstance(action, Forget):
+                with self._lock:
+                    self._transfers.pop(transfer.machine.transfer, None)
+                    self._totals.ended[transfer.machine.state] += 1
+                transfer.let_go()
+            else:
+                self._actions.do(transfer, action, payload, digest)
 
     def _outstanding_rows(self, besides: Session | None = None) -> int:
         tokens = sum(max(0, transfer.tokens - transfer.sent_tokens) for transfer in self._transfers.values()
@@ -231,9 +200,3 @@ def _blocks(message: messages.Request | messages.Resume | messages.Grant) -> lis
         return [GrantedBlock(*block) for block in message.blocks]
     except TypeError:
         raise ProtocolError(f"a grant of transfer {message.transfer} cannot be read: {message.blocks!r:.80}") from None
-
-
-def _let_go(transfer: Transfer) -> None:
-    transfer.task.cancel()
-    transfer.rows = None
-    transfer.way.finish()
