@@ -58,6 +58,7 @@ class Stream:
         self.slots = SlotPool(slots)
         self.quarantine = Quarantine(self.slots.give_back)
         self.cut = self.lost = False
+        self.known_to = world.sender
 
     def send(self, message: Message, payload: np.ndarray | None = None) -> None:
         if not self.cut:
@@ -187,6 +188,8 @@ class World:
         stream, message = self.up.pop(index)
         reply = Way(Reply(self, stream))
         match message:
+            case messages.Request() | messages.Resume() if stream.known_to is not self.sender:
+                reply.send(messages.Rejected(Unreachable.code, "the stream is not known"))
             case messages.Request() | messages.Resume():
                 self.sender.asked(message, None, stream, reply)
             case messages.Grant():

@@ -23,6 +23,9 @@ from triton_repo.handoff.sender_transfer import Action, Forget, SayBlock, Sender
 from triton_repo.handoff.settings import SenderSettings
 from triton_repo.handoff.states import State
 
+# Ends of transfers that are remembered: a request that its own end has overtaken comes soon behind it.
+ENDS = 4096
+
 
 class SenderTransfers:
     """Used from any thread.
@@ -39,6 +42,9 @@ class SenderTransfers:
         # Guards the transfers' state. Messages are sent without it: the protocol does not depend on their order.
         self._lock = threading.Lock()
         self._transfers: dict[str, Transfer] = {}
+        # Transfers that their receivers have ended, the oldest first: a request for one that comes now grants slots
+        # that may be another's.
+        self._ended: dict[str, None] = {}
         self._totals = Totals()
 
     def stats(self) -> SenderStats:
@@ -58,6 +64,8 @@ class SenderTransfers:
         """A transfer is begun or taken up again. Returns whether `way` is kept for what comes of it."""
         blocks = _blocks(message)
         with self._lock:
+            if message.transfer in self._ended:
+                return False
             transfer = self._transfers.get(message.transfer)
             if transfer is None:
                 if isinstance(message, messages.Resume):
@@ -87,6 +95,10 @@ class SenderTransfers:
     def closing(self, message: messages.Release | messages.Cancel, way: Way) -> None:
         """The receiver needs a transfer no more."""
         state = State.SUCCESS if isinstance(message, messages.Release) else State.FAILED
+        with self._lock:
+            self._ended[message.transfer] = None
+            if len(self._ended) > ENDS:
+                del self._ended[next(iter(self._ended))]
         if not self._step(message.transfer, lambda machine: machine.closed(state)):
             way.send(messages.Closed(message.transfer))
 

@@ -204,3 +204,17 @@ def test_slots_of_a_lost_stream_are_not_taken_for_those_of_the_next() -> None:
     assert isinstance(first.outcome, np.ndarray)
     assert world.streams[-1].slots.free == 1 and second.fetch._machine.held == ()
     protocol.teardown()
+
+
+def test_a_request_that_its_own_end_overtook_writes_to_no_slot() -> None:
+    """The slots granted with it were given back when the sender had answered the end."""
+    protocol = Protocol()
+    world = protocol.world
+    protocol.begin([1], 2, 1)
+    protocol.go_on([("run", 0)])
+    protocol.disturb(0, "cancel")
+    assert [type(message).__name__ for _, message in world.up] == ["Request", "Cancel"]
+    world.deliver_up(1)
+    world.deliver_up(0)
+    assert not world.tasks and world.sender.stats().transfers == 0
+    protocol.teardown()
