@@ -7,7 +7,7 @@ when, and that all of it is given back. It shows nothing of a real driver, of st
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +28,8 @@ from triton_repo.server import ServerFailed
 
 # Its rows, by the test's model: 64 tokens, 4 rows of 64 float32 each.
 LARGE, LARGE_BYTES = png(7, 256, 256), 64 * 4 * 64 * 4
+# Text, images and videos.
+Question = tuple[str, list[bytes], list[bytes]]
 QUESTIONS = [("what?", [png(1)], []), ("and these?", [png(2, 96, 64), png(3)], []), ("words alone", [], []),
              ("moves?", [], [gif(4)]), ("large?", [LARGE], [])]
 
@@ -52,14 +54,14 @@ def serving(build: Path, gpu: EmulatedGpu, place: str, monkeypatch: pytest.Monke
         yield server
 
 
-def answers(server: LiveServer) -> list[str]:
+def answers(server: LiveServer, questions: Sequence[Question] = QUESTIONS) -> list[str]:
     chat = server.chat()
-    return [chat.ask(text, images=images, videos=videos, max_tokens=8).text for text, images, videos in QUESTIONS]
+    return [chat.ask(text, images=images, videos=videos, max_tokens=8).text for text, images, videos in questions]
 
 
-def answered(server: LiveServer) -> dict[str, float]:
+def answered(server: LiveServer, questions: Sequence[Question] = QUESTIONS) -> dict[str, float]:
     """The metrics once all questions are answered."""
-    return server.wait_for(lambda values: values["finished_requests"] == len(QUESTIONS))
+    return server.wait_for(lambda values: values["finished_requests"] == len(questions))
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import pytest
 from tests.support.emulated_gpu import EmulatedGpu, compute_on_the_host_in, make_cuda_build
 from tests.support.pictures import gif, png
 from tests.support.server import LIMITS, SLOTS, LiveServer
+from tests.triton_repo.test_device_rows import answered, answers
 from triton_repo import device_rows
 from triton_repo.compose import compose
 from triton_repo.config_pbtxt import read_config
@@ -59,25 +60,15 @@ def serving(build: Path, encode_server: LiveServer, gpu: EmulatedGpu, place: str
         yield server
 
 
-def answers(server: LiveServer) -> list[str]:
-    chat = server.chat()
-    return [chat.ask(text, images=images, videos=videos, max_tokens=8).text for text, images, videos in QUESTIONS]
-
-
-def answered(server: LiveServer) -> dict[str, float]:
-    """The metrics once all questions are answered."""
-    return server.wait_for(lambda values: values["finished_requests"] == len(QUESTIONS))
-
-
 def test_answers_are_the_same_and_rows_are_copied_to_the_gpu_once(cuda_build, encode_server, emulated_gpu,
                                                                   monkeypatch) -> None:
     with serving(cuda_build, encode_server, emulated_gpu, "host", monkeypatch) as server:
-        expected, metrics, before = answers(server), answered(server), emulated_gpu.counts()
+        expected, metrics, before = answers(server, QUESTIONS), answered(server, QUESTIONS), emulated_gpu.counts()
         assert metrics["device_row_bytes"] == 0 and (rows := metrics["host_row_bytes"]) > 3 * LARGE_BYTES
     emulated_gpu.counts_file.write_bytes(bytes(emulated_gpu.counts_file.stat().st_size))
     with serving(cuda_build, encode_server, emulated_gpu, "device", monkeypatch) as server:
-        assert answers(server) == expected
-        metrics, counts = answered(server), emulated_gpu.counts()
+        assert answers(server, QUESTIONS) == expected
+        metrics, counts = answered(server, QUESTIONS), emulated_gpu.counts()
         assert (metrics["host_row_bytes"], metrics["device_row_bytes"]) == (0, rows)
         server.wait_for(lambda values: values["row_cache_hits"] == 2)
         # By the server's process and the decoder's twice; from the host, once, as without.
