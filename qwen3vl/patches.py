@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from qwen3vl.images import ImageSettings, resized_size
+from qwen3vl.shared_work import share
 
 # Images are resized and cut by several threads, each a strip of so many pixels at least: less is not worth a thread.
 # One strip goes all the way from pixels to patches while a core's cache holds it.
@@ -73,8 +74,7 @@ def _share(work: Callable[[int, int], None], length: int, step: int, pixels: int
     if count == 1:
         work(0, length)
         return
-    edges = (np.linspace(0, length // step, count + 1).astype(int) * step).tolist()
-    list(_threads().map(work, edges, edges[1:]))
+    share(_threads(), lambda begin, end: work(begin * step, end * step), length // step, count)
 
 
 @functools.cache

@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import xxhash
 
+from qwen3vl.shared_work import share
+
 # Of what is summed up. Part of the protocol: both sides must have the same.
 PART_BYTES = 1024 * 1024
 # More hardly help, and there are other things to be done.
@@ -45,14 +47,6 @@ def copy(target: np.ndarray, source: np.ndarray) -> None:
 
 
 def _share(size: int, work: Callable[[int, int], None]) -> None:
-    """Have parts [first, last) worked at by as many threads as there are parts for; this one is among them."""
+    """Have parts [first, last) worked at by as many threads as there are parts for."""
     parts = -(-size // PART_BYTES)
-    shares = max(1, min(THREADS, parts))
-    limits = [parts * share // shares for share in range(shares + 1)]
-    others = [_pool.submit(work, *limits[share:share + 2]) for share in range(1, shares)]
-    try:
-        work(*limits[:2])
-    finally:
-        # Not before all are done: the arrays may be somebody else's after that.
-        for other in others:
-            other.result()
+    share(_pool, work, parts, max(1, min(THREADS, parts)))
