@@ -11,7 +11,7 @@ from hypothesis import settings
 from engines.builder import build_engines
 from export.exporter import export
 from tests.support.checkpoints import make_checkpoint
-from tests.support.emulated_gpu import emulated_driver, emulated_gpu  # noqa: F401  (fixtures)
+from tests.support.emulated_gpu import cuda_build, emulated_driver, emulated_gpu  # noqa: F401  (fixtures)
 from tests.support.processor_folder import add_processor_files
 from tests.support.server import live_build, live_server  # noqa: F401  (fixtures)
 

@@ -80,6 +80,14 @@ def make_cuda_build(source: Path, folder: Path) -> None:
     write_cuda_decoder(source / "onnx/decoder.onnx", folder / "engines/decoder", config, kernels=False)
 
 
+@pytest.fixture(scope="module")
+def cuda_build(live_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make_cuda_build` makes of `live_build`."""
+    folder = tmp_path_factory.mktemp("cuda") / "build"
+    make_cuda_build(live_build, folder)
+    return folder
+
+
 def compute_on_the_host_in(build: Path, role: Role = Role.BOTH) -> None:
     """Make the models of a composed repository do so that have an engine."""
     for model in role.engines:

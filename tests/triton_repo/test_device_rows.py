@@ -16,7 +16,7 @@ import pytest
 
 from client.answer import Answer
 from client.errors import BadRequest
-from tests.support.emulated_gpu import EmulatedGpu, compute_on_the_host_in, emulate, make_cuda_build
+from tests.support.emulated_gpu import EmulatedGpu, compute_on_the_host_in, emulate
 from tests.support.pictures import gif, png
 from tests.support.server import ENDLESS, LIMITS, SLOTS, LiveServer
 from triton_repo import device_rows
@@ -32,13 +32,6 @@ LARGE, LARGE_BYTES = png(7, 256, 256), 64 * 4 * 64 * 4
 Question = tuple[str, list[bytes], list[bytes]]
 QUESTIONS = [("what?", [png(1)], []), ("and these?", [png(2, 96, 64), png(3)], []), ("words alone", [], []),
              ("moves?", [], [gif(4)]), ("large?", [LARGE], [])]
-
-
-@pytest.fixture(scope="module")
-def cuda_build(live_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("device_rows") / "build"
-    make_cuda_build(live_build, folder)
-    return folder
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.emulated_gpu import EmulatedGpu, compute_on_the_host_in, make_cuda_build
+from tests.support.emulated_gpu import EmulatedGpu, compute_on_the_host_in
 from tests.support.pictures import gif, png
 from tests.support.server import LIMITS, SLOTS, LiveServer
 from tests.triton_repo.test_device_rows import answered, answers
@@ -28,13 +28,6 @@ from triton_repo.split.server_list import write_servers
 LARGE, LARGE_BYTES = png(7, 256, 256), 64 * 4 * 64 * 4
 QUESTIONS = [("what?", [LARGE], []), ("and these?", [png(2, 96, 64), LARGE, png(3)], []), ("words alone", [], []),
              ("moves?", [], [gif(4)]), ("again?", [LARGE], [])]
-
-
-@pytest.fixture(scope="module")
-def cuda_build(live_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("split_device_rows") / "build"
-    make_cuda_build(live_build, folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
