@@ -33,7 +33,11 @@ PROBE_SECONDS = 0.25
 
 
 class Reply(Protocol):
-    """The way back to one client. All calls come from one thread at a time."""
+    """The way back to one client: never called by two threads at once, nor after its last emission or its error.
+
+    Triton lets go of a request with its last response. Asking about the request after that, or meanwhile from another
+    thread, reads freed memory: tritonserver crashes.
+    """
 
     def send(self, emission: Emission) -> None:
         """Send text; one with a finish reason is the last."""
@@ -99,23 +103,20 @@ class DecoderService:
         return owned
 
     def submit(self, request: GenerationRequest, reply: Reply) -> None:
-        """Queue a request; everything that comes of it goes to `reply`, from another thread.
-
-        Raises:
-            InvalidRequest: the request does not fit the model or the limits.
-            Overloaded: the queue is full.
-        """
-        if reply.cancelled():
-            reply.send(Emission(np.empty(0, np.int32), 0, "cancelled", len(request.token_ids), 0))
-            return
+        """Queue a request; everything that comes of it, a refusal too, goes to `reply`, from the sending thread."""
+        gone = reply.cancelled()
         request_id = new_request_id()
         active = self._active[request_id] = _Active(reply, Ticket())
         self._outputs.put((request_id, None))
+        if gone:
+            unasked = Emission(np.empty(0, np.int32), 0, "cancelled", len(request.token_ids), 0)
+            self._outputs.put((request_id, unasked))
+            return
         try:
             active.ticket = self._batcher.submit(request, lambda output: self._outputs.put((request_id, output)))
-        except Exception:
-            del self._active[request_id]
-            raise
+        except Exception as error:
+            # Not raised: the sending thread may be probing this very reply.
+            self._outputs.put((request_id, error))
 
     def stats(self) -> BatcherStats:
         return self._batcher.stats()

@@ -90,6 +90,7 @@ def live_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def live_server(live_build: Path) -> Iterator[LiveServer]:
     with LiveServer(live_build).running() as server:
         yield server
+        server.process.check()  # says what its log says, where the tests could only say that it was gone
 
 
 def infer_input(name: str, values: list, dtype: str,

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import queue
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +18,7 @@ from qwen3vl.errors import InvalidRequest, Overloaded
 from qwen3vl.sampling import SamplingParams
 from tests.support.server import ENDLESS, LIMITS
 from tests.support.talking_checkpoint import CHINESE, SENTENCES
+from triton_repo import decoder
 from triton_repo.build_paths import BuildPaths
 from triton_repo.cancellation import cancel
 from triton_repo.decoder import DecoderService, merged
@@ -127,18 +132,69 @@ def test_client_gone_before_generation_costs_nothing(service: DecoderService) ->
 
 
 def test_wrong_request_is_refused_at_once(service: DecoderService) -> None:
-    with pytest.raises(InvalidRequest, match="prompt_tokens"):
-        submit(service, "x" * (LIMITS["prompt_tokens"] + 1))
+    error = submit(service, "x" * (LIMITS["prompt_tokens"] + 1)).last()
+    assert isinstance(error, InvalidRequest)
+    assert "prompt_tokens" in str(error)
 
 
-def test_full_queue_is_refused_at_once(service: DecoderService) -> None:
-    replies = []
-    with pytest.raises(Overloaded, match="limit"):
-        for _ in range(SLOTS + LIMITS["queue"] + 2):
-            replies.append(submit(service, "endless", max_tokens=ENDLESS))
-    assert len(replies) >= LIMITS["queue"]
+@pytest.fixture
+def full_service(service: DecoderService):
+    """Every slot and place in the queue is taken."""
+    replies = [submit(service, "endless", max_tokens=ENDLESS) for _ in range(SLOTS)]
+    for reply in replies:
+        reply.outputs.get(timeout=SECONDS)
+    replies += [submit(service, "endless", max_tokens=ENDLESS) for _ in range(LIMITS["queue"])]
+    yield service
     for reply in replies:
         reply.gone = True
+
+
+def test_full_queue_is_refused_at_once(full_service: DecoderService) -> None:
+    error = submit(full_service, "endless").last()
+    assert isinstance(error, Overloaded)
+    assert "limit" in str(error)
+
+
+def test_a_refused_request_is_not_asked_after_its_refusal(full_service: DecoderService, monkeypatch) -> None:
+    class StrictReply(RecordingReply):
+        """Notices a call after the last and two at once: in Triton, either may crash the server."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.ended, self.wrong, self.calls = False, "", threading.Lock()
+
+        def fail(self, error: Exception) -> None:
+            with self.alone("fail"):
+                self.ended = True
+                super().fail(error)
+
+        def cancelled(self) -> bool:
+            with self.alone("cancelled"):
+                time.sleep(0.001)  # as long as asking Triton may take
+                return False
+
+        def probe(self, probe: str) -> None:
+            with self.alone("probe"):
+                super().probe(probe)
+
+        @contextmanager
+        def alone(self, name: str) -> Iterator[None]:
+            if not self.calls.acquire(blocking=False):
+                self.wrong = f"{name} while another call went on"
+                yield
+                return
+            if self.ended:
+                self.wrong = f"{name} after the last"
+            yield
+            self.calls.release()
+
+    monkeypatch.setattr(decoder, "PROBE_SECONDS", 0)  # probes all the time
+    replies = [StrictReply() for _ in range(300)]
+    for reply in replies:
+        full_service.submit(request("hello"), reply)
+    for reply in replies:
+        assert isinstance(reply.last(), Overloaded)
+    assert {reply.wrong for reply in replies} == {""}
 
 
 def test_reply_that_cannot_send_is_cancelled(service: DecoderService) -> None:

@@ -38,11 +38,12 @@ class TritonPythonModel:
         try:
             inputs = backend.inputs_anywhere(request)
             sampling, rows = SamplingParams.from_json(inputs["sampling"].item()), inputs["visual_rows"]
-            self._service.submit(GenerationRequest(inputs["token_ids"], inputs["position_ids"],
-                                                   int(inputs["rope_delta"].item()), self._service.own(rows), sampling),
-                                 reply)
+            generation = GenerationRequest(inputs["token_ids"], inputs["position_ids"],
+                                           int(inputs["rope_delta"].item()), self._service.own(rows), sampling)
         except Exception as error:
             reply.fail(error)
+            return
+        self._service.submit(generation, reply)
 
     def _report(self, stats):
         self._metrics.update({
