@@ -3,4 +3,13 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 scripts/setup_venv.sh test
-exec .venv/bin/python -m pytest "$@"
+pytest=(.venv/bin/python -m pytest)
+if [ $# -gt 0 ]; then
+    exec "${pytest[@]}" "$@"
+fi
+# Tests of servers that must notice something soon have the machine to themselves; all others run side by side.
+alone=(tests/bench/serve tests/client tests/triton_repo)
+status=0
+"${pytest[@]}" --numprocesses auto --maxprocesses 4 --dist loadfile "${alone[@]/#/--ignore=}" || status=$?
+"${pytest[@]}" "${alone[@]}" || status=$?
+exit "$status"

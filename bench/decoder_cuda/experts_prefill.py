@@ -43,7 +43,8 @@ class Chunk:
         tokens, k = chosen.shape
         x = torch.randn(tokens, shape.hidden, device="cuda", dtype=dtype)
         weights = torch.randn(tokens, k, device="cuda").softmax(-1)
-        workspace = torch.full((kernels.experts_prefill_workspace(tokens, k),), 0xFF, device="cuda", dtype=torch.uint8)
+        size = kernels.workspace("experts_prefill", tokens, k)
+        workspace = torch.full((size,), 0xFF, device="cuda", dtype=torch.uint8)
         y = torch.full((tokens, shape.hidden), torch.nan, device="cuda")
         return cls(x, chosen.to("cuda", torch.int32), weights, y, workspace)
 

@@ -40,7 +40,8 @@ class BoundDecoder:
 
     def __init__(self, session: onnxruntime.InferenceSession, text: TextConfig, device: str, slots: int, capacity: int):
         self.session, self.text, self.device = session, text, device
-        self.dtype = DTYPES[next(x.type for x in session.get_inputs() if x.name == "visual_rows")]
+        types = {x.name: DTYPES.get(x.type) for x in session.get_inputs()}
+        self.dtype, self.rows_dtype = types["past_key.0"], types["visual_rows"]
         shape = (slots, text.num_key_value_heads, capacity, text.head_dim)
         self.cache = {f"{part}.{layer}": torch.zeros(shape, dtype=self.dtype, device=device)
                       for layer in range(text.num_hidden_layers) for part in ("key", "value")}
@@ -49,7 +50,7 @@ class BoundDecoder:
              total_lengths: torch.Tensor) -> None:
         """Prepare a call for int32 [B, S], [3, B, S] and [B], which the caller may change between calls."""
         batch, count = token_ids.shape
-        rows = torch.empty((0, self.text.hidden_size), dtype=self.dtype, device=self.device)
+        rows = torch.zeros((1, self.text.hidden_size), dtype=self.rows_dtype, device=self.device)
         longest = total_lengths.max().reshape(())
         wanted = torch.arange(batch * count, dtype=torch.int32, device=self.device)
         self.logits = torch.full((batch * count, self.text.vocab_size), torch.nan, device=self.device)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 
 import torch
 
+from engines.onnxruntime.cuda_record import CANDIDATES
 from plugins.decoder_kernels.kernel_library import type_number
 
 
@@ -86,6 +87,9 @@ class Buffers:
     sines: torch.Tensor
     total_lengths: torch.Tensor
     logits: torch.Tensor
+    best: torch.Tensor
+    ids: torch.Tensor
+    found: torch.Tensor
 
     @classmethod
     def random(cls, shape: Shape, batch: int, past: int, dtype: torch.dtype) -> Buffers:
@@ -105,7 +109,10 @@ class Buffers:
             activations=unwritten(batch * s.chosen, s.inner), y=unwritten(batch * s.chosen, s.hidden, of=torch.float32),
             cosines=angles.cos(), sines=angles.sin(),
             total_lengths=torch.full((batch,), past + 1, device="cuda", dtype=torch.int32),
-            logits=unwritten(batch, s.vocabulary, of=torch.float32))
+            logits=unwritten(batch, s.vocabulary, of=torch.float32),
+            best=unwritten(batch, CANDIDATES, of=torch.float32),
+            ids=torch.full((batch, CANDIDATES), -1, device="cuda", dtype=torch.int64),
+            found=torch.full((batch, s.vocabulary), -1, device="cuda", dtype=torch.int64))  # scratch, more than enough
 
 
 def random_cache(shape: Shape, batch: int, capacity: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

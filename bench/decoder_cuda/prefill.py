@@ -44,7 +44,7 @@ class Prefill:
         self.chosen = torch.full((tokens, s.chosen), -1, device="cuda", dtype=torch.int32)
         self.chosen_weights = unwritten(tokens, s.chosen, of=torch.float32)
         self.counters = torch.zeros(256, device="cuda", dtype=torch.int32)
-        experts = kernels.experts_prefill_workspace(tokens, s.chosen)
+        experts = kernels.workspace("experts_prefill", tokens, s.chosen)
         self.workspace = torch.full((max(WORKSPACE, experts),), 0xFF, device="cuda", dtype=torch.uint8)
         angles = torch.rand(tokens, s.head_size // 2, device="cuda") * 6.28
         self.cosines, self.sines = angles.cos(), angles.sin()

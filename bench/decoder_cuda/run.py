@@ -18,6 +18,7 @@ from bench.decoder_cuda.record import Record, parser
 from bench.decoder_cuda.step import Step
 from plugins.decoder_kernels.kernel_library import DecoderKernels
 
+ONCE = ("head", "most likely tokens")  # parts that a step has once
 LARGEST_ERROR = 5e-3  # of bfloat16 outputs; the rounding of one is 1.7e-3
 
 
@@ -60,6 +61,7 @@ def time_batch(kernels: DecoderKernels, shape: Shape, layers: list[Layer], head:
             step.layer(layer, *cache, norm)
             watch()
         step.head(head)
+        step.top()
 
     whole(lambda: used.append(buffers.chosen.unique().numel()))
     finite = bool(buffers.logits.isfinite().all())
@@ -87,7 +89,8 @@ def time_batch(kernels: DecoderKernels, shape: Shape, layers: list[Layer], head:
         alone[f"attention, {splits} splits"] = milliseconds(graph_of(
             lambda splits=splits: [step.attention(layers[i], *caches[i], splits) for i in range(len(layers))]), 7)
     alone["experts"] = milliseconds(graph_of(router_and_experts), 7) - alone["router"]
-    alone["head"] = milliseconds(graph_of(lambda: [step.head(head) for _ in range(4)]), 7) / 4
+    for name, part in (("head", lambda: step.head(head)), ("most likely tokens", step.top)):
+        alone[name] = milliseconds(graph_of(lambda part=part: [part() for _ in range(4)]), 7) / 4
     mean_used = statistics.mean(used)
     cache_bytes = 2 * batch * past * shape.kv_heads * shape.head_size * dtype.itemsize
     least = len(layers) * (layer_bytes(layers[0], mean_used) + cache_bytes) + head.weights.nbytes
@@ -122,7 +125,7 @@ def main() -> None:
     for batch in args.batches:
         row = time_batch(kernels, shape, layers, head, batch, args.past, dtype, max(measured.values()))
         record.add(f"batch_{batch}", row)
-        alone = {name: round(value * 1e3 / (1 if name == "head" else len(layers)), 2)
+        alone = {name: round(value * 1e3 / (1 if name in ONCE else len(layers)), 2)
                  for name, value in row["alone_ms"].items()}
         print(f"batch {batch}: {row['step_ms']:.3f} ms, floor {row['floor_ms']:.3f}, experts "
               f"{row['experts_used']:.1f}, finite {row['finite']}, "

@@ -14,9 +14,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from engines.onnxruntime.build import WEIGHTS_FILE
-from engines.onnxruntime.cuda_candidates_graph import write_candidates
-from engines.onnxruntime.cuda_decoder_build import require_suitable, rewrite_cuda_decoder
-from engines.onnxruntime.cuda_record import LIBRARY_FILE, CudaDecoderRecord
+from engines.onnxruntime.cuda_decoder_build import finish_cuda_decoder, require_suitable, rewrite_cuda_decoder
+from engines.onnxruntime.cuda_record import LIBRARY_FILE
 from engines.onnxruntime.session import ENGINE_FILE
 from export.build_folder import sha256
 from export.decoder_graph import decoder_model
@@ -53,10 +52,10 @@ def write_repeated_decoder(folder: Path, config: ModelConfig, checkpoint: Checkp
     folder.mkdir(parents=True)
     _write_weights(model.graph, folder, distinct)
     ir.save(model, folder / ENGINE_FILE)
-    write_candidates(folder, config.text.vocab_size)
     if kernels is not None:
         shutil.copyfile(kernels, folder / LIBRARY_FILE)
-    CudaDecoderRecord(precision, kernels and sha256(kernels), size).save(folder)
+    finish_cuda_decoder(folder, config, precision, kernels=kernels is not None, library=kernels and sha256(kernels),
+                        weight_bytes=size)
 
 
 def _write_weights(graph: ir.Graph, folder: Path, distinct: int) -> None:

@@ -5,77 +5,98 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 
+from engines.onnxruntime.cuda_record import BEST, CANDIDATES, IDS
 from engines.onnxruntime.device_memory import DeviceMemory
+
+FLOAT, INT64 = np.float32, np.int64
 
 
 class StepLogits:
-    """Logits of the latest step, and the most likely tokens, found on the device once somebody asks for them.
+    """Logits of the latest step, and the most likely tokens.
 
-    Attributes:
-        address: of float32 [slots, V], which the step writes.
+    The step itself puts these out, or they are found on the device once somebody asks for them.
 
     Args:
-        session: of the graph of `cuda_candidates_graph`.
+        session: of the graph of `cuda_candidates_graph`; None where steps put them out.
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession, memory: DeviceMemory, slots: int, vocab_size: int):
+    def __init__(self, session: onnxruntime.InferenceSession | None, memory: DeviceMemory, slots: int,
+                 vocab_size: int):
         self._session, self._memory, self._vocab_size = session, memory, vocab_size
-        self.address = memory.allocate(4 * slots * vocab_size)
-        self._host = memory.host_array((slots, vocab_size), np.float32)
-        self._count = session.get_outputs()[0].shape[-1]
-        self._best, self._ids = (memory.allocate(size * slots * self._count) for size in (4, 8))
-        self._host_best, self._host_ids = (memory.host_array((slots, self._count), kind)
-                                           for kind in (np.float32, np.int64))
+        self.candidates = min(CANDIDATES, vocab_size)
+        self._logits = memory.allocate(4 * slots * vocab_size)
+        self._host = memory.host_array((slots, vocab_size), FLOAT)
+        # Of each row K ids, and behind those of all rows their K logits: one copy.
+        size = slots * self.candidates * (8 + 4)
+        self._best, self._host_best = memory.allocate(size), memory.host_array((size,), np.uint8)
+
+    def bind_step(self, binding: onnxruntime.IOBinding, rows: int) -> None:
+        """Make a step of so many sequences write its results here."""
+        binding.bind_output("logits", self._memory.device, 0, FLOAT, (rows, self._vocab_size), self._logits)
+        if self._session is None:
+            self._bind_best(binding, rows)
 
     def all(self, rows: int) -> np.ndarray:
         """Float32 [rows, V], until the next call."""
-        self._memory.download(self._host[:rows], self.address)
+        self._memory.download(self._host[:rows], self._logits)
         return self._host[:rows]
-
-    def rows(self, rows: int) -> list[DeviceRow]:
-        """The first rows, until the next step."""
-        found: list[tuple[np.ndarray, np.ndarray]] = []
-        return [DeviceRow(self, rows, found, index) for index in range(rows)]
 
     def row(self, index: int) -> np.ndarray:
         """Float32 [V], until the next call."""
-        self._memory.download(self._host[index], self.address + 4 * index * self._vocab_size)
+        self._memory.download(self._host[index], self._logits + 4 * index * self._vocab_size)
         return self._host[index]
 
-    def best(self, rows: int, count: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Ids int64 and logits float32 [rows, K] of the first rows, the largest first; None if K is below `count`."""
-        if count > self._count:
-            return None
-        device, binding = self._memory.device, self._session.io_binding()
-        binding.bind_input("logits", device, 0, np.float32, (rows, self._vocab_size), self.address)
-        binding.bind_output("best", device, 0, np.float32, (rows, self._count), self._best)
-        binding.bind_output("ids", device, 0, np.int64, (rows, self._count), self._ids)
-        self._session.run_with_iobinding(binding)
-        ids, best = self._host_ids[:rows], self._host_best[:rows]
-        self._memory.download(ids, self._ids)
-        self._memory.download(best, self._best)
-        return ids, best
+    def rows(self, count: int, computed: int) -> list[DeviceRow]:
+        """The first rows of a step of `computed` sequences, until the next step."""
+        step = _Step(self, computed if self._session is None else count)
+        return [DeviceRow(step, index) for index in range(count)]
+
+    def best(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """Ids int64 and logits float32 [rows, K], the largest first.
+
+        Args:
+            rows: of the step where it has put them out, else so many as are wanted.
+        """
+        if self._session is not None:
+            binding = self._session.io_binding()
+            binding.bind_input("logits", self._memory.device, 0, FLOAT, (rows, self._vocab_size), self._logits)
+            self._bind_best(binding, rows)
+            self._session.run_with_iobinding(binding)
+        count = rows * self.candidates
+        self._memory.download(self._host_best[: 12 * count], self._best)
+        ids, best = self._host_best[: 8 * count].view(INT64), self._host_best[8 * count : 12 * count].view(FLOAT)
+        return ids.reshape(rows, -1), best.reshape(rows, -1)
+
+    def _bind_best(self, binding: onnxruntime.IOBinding, rows: int) -> None:
+        shape = (rows, self.candidates)
+        binding.bind_output(IDS, self._memory.device, 0, INT64, shape, self._best)
+        binding.bind_output(BEST, self._memory.device, 0, FLOAT, shape, self._best + 8 * rows * self.candidates)
+
+
+class _Step:
+    """What the rows of one step share: the most likely tokens, fetched for the first that asks."""
+
+    def __init__(self, logits: StepLogits, rows: int):
+        self.logits, self._rows = logits, rows
+        self._found: tuple[np.ndarray, np.ndarray] | None = None
+
+    def best(self) -> tuple[np.ndarray, np.ndarray]:
+        if self._found is None:
+            self._found = self.logits.best(self._rows)
+        return self._found
 
 
 class DeviceRow:
-    """One of them.
+    """One of them."""
 
-    Args:
-        rows: of the step.
-        found: its best, which the first row that needs them adds.
-    """
-
-    def __init__(self, logits: StepLogits, rows: int, found: list[tuple[np.ndarray, np.ndarray]], index: int):
-        self._logits, self._rows, self._found, self._index = logits, rows, found, index
+    def __init__(self, step: _Step, index: int):
+        self._step, self._index = step, index
 
     def best(self, count: int) -> tuple[np.ndarray, np.ndarray] | None:
-        if not self._found:
-            best = self._logits.best(self._rows, count)
-            if best is None:
-                return None
-            self._found.append(best)
-        ids, logits = (array[self._index, :count] for array in self._found[0])
-        return (ids, logits) if len(ids) == count else None
+        if count > self._step.logits.candidates:
+            return None
+        ids, logits = self._step.best()
+        return ids[self._index, :count], logits[self._index, :count]
 
     def all(self) -> np.ndarray:
-        return self._logits.row(self._index)
+        return self._step.logits.row(self._index)

@@ -1,4 +1,4 @@
-"""The graph that finds the most likely tokens of a step."""
+"""The graph that finds the most likely tokens of a step, for engines whose decoder does not put them out itself."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from engines.onnxruntime.cuda_record import CANDIDATES_FOLDER
+from engines.onnxruntime.cuda_record import BEST, CANDIDATES, CANDIDATES_FOLDER, IDS
 from engines.onnxruntime.session import ENGINE_FILE
 from export.graph import IR_VERSION, OPSET, value
-
-# Found for each sequence; requests with a larger top_k, or none, read all logits.
-CANDIDATES = 64
 
 
 def write_candidates(folder: Path, vocab_size: int) -> None:
@@ -22,8 +19,8 @@ def write_candidates(folder: Path, vocab_size: int) -> None:
     logits = value("logits", ir.DataType.FLOAT, ["sequences", vocab_size])
     tensor = ir.Tensor(np.array([size], np.int64), name="count")
     count = ir.Value(name="count", shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
-    outputs = [value("best", ir.DataType.FLOAT, ["sequences", size]), value("ids", ir.DataType.INT64,
-                                                                            ["sequences", size])]
+    outputs = [value(name, dtype, ["sequences", size])
+               for name, dtype in ((BEST, ir.DataType.FLOAT), (IDS, ir.DataType.INT64))]
     node = ir.node("TopK", [logits, count], {"axis": -1, "largest": 1, "sorted": 1}, outputs=outputs)
     graph = ir.Graph([logits], outputs, nodes=[node], name="candidates", opset_imports={"": OPSET},
                      initializers=[count])

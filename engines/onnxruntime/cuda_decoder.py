@@ -15,7 +15,7 @@ from engines.onnxruntime.cuda_cache import DeviceCache
 from engines.onnxruntime.cuda_candidates import StepLogits
 from engines.onnxruntime.cuda_inputs import Integers, Table, VisualTables
 from engines.onnxruntime.cuda_memory import require_gpu_memory
-from engines.onnxruntime.cuda_record import CANDIDATES_FOLDER, CudaDecoderRecord
+from engines.onnxruntime.cuda_record import BEST, CANDIDATES_FOLDER, CudaDecoderRecord
 from engines.onnxruntime.cuda_session import PROVIDER, load_decoder_session, load_on
 from engines.onnxruntime.device_memory import open_memory
 from engines.visual_rows import VisualRows
@@ -23,7 +23,8 @@ from engines.visual_rows import VisualRows
 INT32, FLOAT = np.int32, np.float32
 # Run option of ONNX Runtime: the CUDA graph that a run captures or replays, -1 for none.
 GRAPH_OPTION, NO_GRAPH = "gpu_graph_id", -1
-# Sequences from which on the most likely tokens are found on the device; below, copying all logits is about as quick.
+# Sequences from which on the most likely tokens are found on the device where a step does not put them out anyway;
+# below, copying all logits is about as quick.
 CANDIDATES_FROM = 4
 
 
@@ -71,10 +72,12 @@ class CudaDecoder:
         self._session = load_decoder_session(engine_dir / "decoder", device, graphs=graphs)
         self.has_graphs = self._session.get_provider_options().get(PROVIDER, {}).get("enable_cuda_graph") == "1"
         self._cache = DeviceCache(memory, record, text, slots, capacity)
-        self._tables = VisualTables(memory, self.config.rows_per_token, text.hidden_size)
+        self._tables = VisualTables(memory, record.leading_rows, text.hidden_size)
         self._chunk_integers, self._step_integers = Integers(memory), Integers(memory)
-        self._logits = StepLogits(load_on(device, engine_dir / "decoder" / CANDIDATES_FOLDER), memory, slots,
-                                  text.vocab_size)
+        puts_out_best = any(output.name == BEST for output in self._session.get_outputs())
+        candidates = None if puts_out_best else load_on(device, engine_dir / "decoder" / CANDIDATES_FOLDER)
+        self._candidates_from = 1 if puts_out_best else CANDIDATES_FROM
+        self._logits = StepLogits(candidates, memory, slots, text.vocab_size)
         self._chunk_logits, self._chunk_logit_rows = memory.allocate(4 * text.vocab_size), 1
         # Read on the host. A captured step has one value for good: the longest that any sequence can be.
         self._longest_chunk, self._longest = np.zeros((), INT32), np.array(capacity, INT32)
@@ -112,12 +115,12 @@ class CudaDecoder:
     def decode_rows(self, token_ids: np.ndarray, positions: np.ndarray, total_lengths: np.ndarray) -> list[LogitRow]:
         """As `decode`, but of many sequences' logits no more is copied than their requests take."""
         count = len(token_ids)
-        if count < CANDIDATES_FROM:
+        if count < self._candidates_from:
             return [HostRow(row) for row in self.decode(token_ids, positions, total_lengths)]
-        self._step(token_ids, positions, total_lengths)
-        return self._logits.rows(count)
+        return self._logits.rows(count, self._step(token_ids, positions, total_lengths))
 
-    def _step(self, token_ids: np.ndarray, positions: np.ndarray, total_lengths: np.ndarray) -> None:
+    def _step(self, token_ids: np.ndarray, positions: np.ndarray, total_lengths: np.ndarray) -> int:
+        """Returns how many sequences were computed."""
         count = len(token_ids)
         self._require_fit(int(total_lengths.max()))
         for slot in range(count):
@@ -126,6 +129,7 @@ class CudaDecoder:
         step = next(step for step in self._steps if step.size >= count)
         self._place_step(step.size, token_ids, positions, total_lengths)
         self._session.run_with_iobinding(step.binding, step.options)
+        return step.size
 
     def move_slot(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of one slot to another."""
@@ -145,8 +149,7 @@ class CudaDecoder:
         self._bind_inputs(step.binding, {"token_ids": (size, 1), "position_ids": (3, size, 1), "total_lengths": (size,),
                                          "logit_rows": (size,)}, addresses, self._longest, self._tables.empty)
         self._cache.bind(step.binding, 0, size)
-        step.binding.bind_output("logits", self._memory.device, 0, FLOAT, (size, self.config.text.vocab_size),
-                                 self._logits.address)
+        self._logits.bind_step(step.binding, size)
         self._session.run_with_iobinding(step.binding, step.options)
         return step
 

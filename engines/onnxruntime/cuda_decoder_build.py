@@ -24,7 +24,7 @@ from qwen3vl.config import ModelConfig, TextConfig
 from qwen3vl.errors import ArtifactError
 
 # Goes up when engines of the same graph come out differently.
-RECIPE = 1
+RECIPE = 2
 # What the kernels are compiled for: see plugins/decoder_kernels/csrc/decoder_kernels.h.
 KERNEL_SHAPE = {"hidden_size": 2048, "head_dim": 128, "num_experts": 128, "moe_intermediate_size": 768}
 KERNEL_GROUP = 8  # query heads for each key-value head
@@ -94,8 +94,15 @@ def write_cuda_decoder(source: Path, folder: Path, config: ModelConfig, *, kerne
     with byte_progress("build engines/decoder", size) as progress:
         ir.save(model, folder / ENGINE_FILE, external_data=WEIGHTS_FILE,
                 callback=lambda tensor, _: progress.update(tensor.nbytes))
-    write_candidates(folder, config.text.vocab_size)
-    CudaDecoderRecord(_activations(source), library, size).save(folder)
+    finish_cuda_decoder(folder, config, _activations(source), kernels=kernels, library=library, weight_bytes=size)
+
+
+def finish_cuda_decoder(folder: Path, config: ModelConfig, precision: str, *, kernels: bool, library: str | None,
+                        weight_bytes: int) -> None:
+    """Write what stands beside the engine's graph and weights: see `write_cuda_decoder`, and `CudaDecoderRecord`."""
+    if not kernels:
+        write_candidates(folder, config.text.vocab_size)
+    CudaDecoderRecord(precision, library, weight_bytes, 0 if kernels else config.rows_per_token).save(folder)
 
 
 def rewrite_cuda_decoder(model: ir.Model, config: ModelConfig, *, kernels: bool) -> None:
@@ -108,7 +115,7 @@ def rewrite_cuda_decoder(model: ir.Model, config: ModelConfig, *, kernels: bool)
         use_decoder_kernels(model)
     else:
         use_own_operators(model)
-    read_padded_rows(model, config.rows_per_token)
+        read_padded_rows(model, config.rows_per_token)
     RemoveUnusedNodesPass()(model)
 
 

@@ -1,4 +1,4 @@
-"""The decoder's graph in the operators of plugins/decoder_kernels: five nodes a layer."""
+"""The decoder's graph in the operators of plugins/decoder_kernels: five nodes a layer, and what surrounds them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from engines.onnxruntime.cuda_decoder_ends import put_out_candidates, use_input_kernels
 from engines.onnxruntime.decoder_weights import DecoderWeights
 from plugins.decoder_kernels.operators import (
     ADD_NORM,
@@ -27,7 +28,10 @@ PRODUCTS = ("MatMul", "MatMulNBits")
 
 
 def use_decoder_kernels(model: ir.Model) -> int:
-    """Rewrite the exported decoder in place. Its inputs and outputs stay as they are. Returns how many layers it has.
+    """Rewrite the exported decoder in place. Returns how many layers it has.
+
+    Inputs and outputs stay as they are, but `visual_rows` is float32 whatever the activations are, and the most likely
+    tokens are put out too (`put_out_candidates`).
 
     Weights of 4 bits stay so, but those of the output projection, whose operator takes the activations' type.
 
@@ -39,6 +43,8 @@ def use_decoder_kernels(model: ir.Model) -> int:
     for attention in layers:
         _rewrite_layer(model, attention)
     _rewrite_head(model)
+    use_input_kernels(model)
+    put_out_candidates(model, int(model.graph.outputs[0].shape[-1]))
     model.graph.opset_imports[DOMAIN] = VERSION
     RemoveUnusedNodesPass()(model)
     return len(layers)

@@ -48,7 +48,7 @@ class Integers:
 
 @dataclass(frozen=True)
 class Table:
-    """Visual rows on the device, float32 [rows, H] at `address`, behind a visual token's number of rows of zeros."""
+    """Visual rows on the device, float32 [rows, H] at `address`, behind the engine's number of rows of zeros."""
 
     address: int
     rows: int
@@ -58,14 +58,18 @@ class Table:
 class VisualTables:
     """The tables of prompts in prefill: each is made once, with its first chunk.
 
+    Args:
+        leading_rows: rows of zeros that every table begins with.
+
     Attributes:
-        empty: the table of calls without visual tokens.
+        empty: the table of calls without visual tokens: rows of zeros, one at least, as nothing has no address.
     """
 
-    def __init__(self, memory: DeviceMemory, rows_per_token: int, hidden_size: int):
-        self._memory, self._padding, self._row_bytes = memory, rows_per_token, 4 * hidden_size
+    def __init__(self, memory: DeviceMemory, leading_rows: int, hidden_size: int):
+        self._memory, self._padding, self._row_bytes = memory, leading_rows, 4 * hidden_size
         self._by_slot: dict[int, Table] = {}
-        self.empty = Table(memory.allocate(self._padding * self._row_bytes), self._padding)
+        rows = max(leading_rows, 1)
+        self.empty = Table(memory.allocate(rows * self._row_bytes), rows)
 
     def of(self, slot: int, visual_rows: VisualRows) -> Table:
         """The table of the prompt in a slot.

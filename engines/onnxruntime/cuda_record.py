@@ -12,9 +12,13 @@ from qwen3vl.config import ModelConfig
 RECORD_FILE = "cuda.json"
 # The library of plugins/decoder_kernels, in the folder of an engine that was built with it.
 LIBRARY_FILE = "libdecoder_operators.so"
-# The engine that finds the most likely tokens, in the decoder's folder.
+# The engine that finds the most likely tokens where the decoder does not put them out, in the decoder's folder.
 CANDIDATES_FOLDER = "candidates"
-FORMAT = 1
+# Tokens found for each sequence; requests with a larger top_k, or none, read all logits.
+CANDIDATES = 64
+# Names of outputs: of the K largest logits, and of their ids.
+BEST, IDS = "best", "ids"
+FORMAT = 2
 # Element types by ONNX's numbers, and their bytes.
 ELEMENT_TYPES = {"fp32": (1, 4), "fp16": (10, 2), "bf16": (16, 2)}
 # What an engine takes beside weights, cache and tables: CUDA's context and libraries, activations of a chunk of 2048
@@ -30,11 +34,13 @@ class CudaDecoderRecord:
         precision: element type of activations and of the cache, a key of `ELEMENT_TYPES`.
         kernels: SHA-256 of the library of plugins/decoder_kernels beside the engine; None without it.
         weight_bytes: of all weights.
+        leading_rows: rows of zeros that a table of visual rows begins with.
     """
 
     precision: str
     kernels: str | None
     weight_bytes: int
+    leading_rows: int
 
     def save(self, folder: Path) -> None:
         (folder / RECORD_FILE).write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n")

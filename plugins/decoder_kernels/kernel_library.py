@@ -12,6 +12,8 @@ _TYPES = {"float16": 1, "bfloat16": 2}  # enum Qwen3vlType
 
 # Arguments of each function: p a device address or stream, i an int, f a float.
 _SIGNATURES = {
+    "embed_tokens": "pppiiiip",
+    "rotary_angles": "pppppiip",
     "product": "ppppiiiiip",
     "int4_product": "pppppiiiiip",
     "decode_attention": "pppppppppiiiiiffiip",
@@ -21,8 +23,10 @@ _SIGNATURES = {
     "int4_experts": "ppppppppppiiiiiiip",
     "experts_prefill": "pppppppiiiiiip",
     "add_norm": "pppppiiifip",
+    "top_logits": "ppppiiip",
 }
 _OF_CUBLAS = {"prefill_product": "ppppiiiiipip"}  # a library that was built without cuBLAS lacks them
+_WORKSPACES = {"experts_prefill": 2, "top_logits": 3}  # functions that need scratch, and how many sizes say how much
 _KINDS = {"p": c_void_p, "i": c_int, "f": c_float}
 
 
@@ -40,7 +44,7 @@ class DecoderKernels:
             signatures = _SIGNATURES | {name: signature for name, signature in _OF_CUBLAS.items()
                                         if hasattr(library, f"qwen3vl_{name}")}
             self._functions = {name: getattr(library, f"qwen3vl_{name}") for name in signatures}
-            self._experts_workspace = library.qwen3vl_experts_prefill_workspace
+            self._workspaces = {name: getattr(library, f"qwen3vl_{name}_workspace") for name in _WORKSPACES}
         except (OSError, AttributeError) as error:
             raise ArtifactError(f"{path} is not the library of the decoder's kernels ({error}); build it with "
                                 "cmake -S plugins/decoder_kernels -B build/decoder_kernels && "
@@ -48,7 +52,8 @@ class DecoderKernels:
         for name, signature in signatures.items():
             self._functions[name].argtypes = [_KINDS[kind] for kind in signature]
             self._functions[name].restype = c_int
-        self._experts_workspace.argtypes, self._experts_workspace.restype = [c_int, c_int], c_size_t
+        for name, count in _WORKSPACES.items():
+            self._workspaces[name].argtypes, self._workspaces[name].restype = [c_int] * count, c_size_t
 
     def call(self, name: str, *arguments: float) -> None:
         """Put one call of `qwen3vl_<name>` on its stream.
@@ -65,9 +70,9 @@ class DecoderKernels:
             raise RuntimeError(f"qwen3vl_{name}{arguments}: CUDA error {status}"
                                + (" (sizes that no kernel was compiled for)" if status == 1 else ""))
 
-    def experts_prefill_workspace(self, tokens: int, k: int) -> int:
-        """Bytes of scratch that `experts_prefill` needs for tokens that have k experts each."""
-        return self._experts_workspace(tokens, k)
+    def workspace(self, name: str, *sizes: int) -> int:
+        """Bytes of scratch that `experts_prefill` (tokens, k) or `top_logits` (rows, vocabulary, k) needs."""
+        return self._workspaces[name](*sizes)
 
 
 def type_number(dtype: str) -> int:

@@ -15,14 +15,18 @@ from plugins.decoder_kernels.operators import (
     ADD_NORM,
     CACHED_ATTENTION,
     DOMAIN,
+    EMBED_TOKENS,
     INT4_ROUTED_EXPERTS,
     INT4_ROW_PRODUCT,
     INT4_ROW_PRODUCT_ADD,
+    ROTARY_ANGLES,
     ROUTED_EXPERTS,
     ROW_LOGITS,
     ROW_PRODUCT,
     ROW_PRODUCT_ADD,
+    TOP_LOGITS,
 )
+from plugins.deepstack_add.onnx_function import deepstack_add_function
 from plugins.function_body import FunctionBody, onnx_function
 
 CONTRIBUTED = "com.microsoft"
@@ -30,11 +34,14 @@ _INT, _FLOAT = ir.AttributeType.INT, ir.AttributeType.FLOAT
 
 
 def decoder_functions(opset: int) -> list[ir.Function]:
-    """All operators' functions, in standard operators of the given opset, 23 or newer."""
+    """All operators' functions and DeepstackAdd's, in standard operators of the given opset, 23 or newer."""
     attention_inputs = ("qkv", "query_norm", "key_norm", "cosines", "sines", "keys", "values", "total_lengths")
     attention_attributes = {"num_heads": _INT, "kv_num_heads": _INT, "epsilon": _FLOAT, "scale": _FLOAT}
     int4_experts = ("h", "norm", "router", "gate_up", "gate_up_blocks", "down", "down_blocks")
     return [
+        onnx_function(DOMAIN, EMBED_TOKENS, ("token_ids", "table"), _embed_tokens, opset),
+        onnx_function(DOMAIN, ROTARY_ANGLES, ("position_ids", "axes", "frequencies"), _rotary_angles, opset),
+        onnx_function(DOMAIN, TOP_LOGITS, ("logits",), _top_logits, opset, {"k": _INT}),
         onnx_function(DOMAIN, ROW_PRODUCT, ("x", "weights"), _row_product, opset),
         onnx_function(DOMAIN, ROW_PRODUCT_ADD, ("x", "weights", "residual"), _row_product_add, opset),
         onnx_function(DOMAIN, ROW_LOGITS, ("x", "weights"), _row_logits, opset),
@@ -45,6 +52,7 @@ def decoder_functions(opset: int) -> list[ir.Function]:
         onnx_function(DOMAIN, INT4_ROW_PRODUCT_ADD, ("x", "codes", "blocks", "residual"), _int4_row_product_add, opset),
         onnx_function(DOMAIN, INT4_ROUTED_EXPERTS, int4_experts, _int4_routed_experts, opset,
                       {"k": _INT, "epsilon": _FLOAT}),
+        deepstack_add_function(opset),
         onnx_function(DOMAIN, CACHED_ATTENTION, attention_inputs, _cached_attention, opset, attention_attributes),
     ]
 
@@ -56,6 +64,24 @@ def _integer(body: FunctionBody, attribute: str) -> ir.Value:
 
 def _rms_norm(body: FunctionBody, x: ir.Value, scale: ir.Value) -> ir.Value:
     return body.op("RMSNormalization", x, scale, of_function={"epsilon": "epsilon"}, axis=-1)
+
+
+def _embed_tokens(body: FunctionBody, token_ids: ir.Value, table: ir.Value) -> ir.Value:
+    zero, rows = (body.op("CastLike", x, token_ids) for x in (body.integers(0), body.op("Shape", table, end=1)))
+    known = body.op("And", body.op("Not", body.op("Less", token_ids, zero)), body.op("Less", token_ids, rows))
+    words = body.op("Gather", table, body.op("Where", known, token_ids, zero), axis=0)
+    return body.op("Mul", words, body.op("CastLike", body.op("Unsqueeze", known, body.integers(-1)), table))
+
+
+def _rotary_angles(body: FunctionBody, position_ids: ir.Value, axes: ir.Value,
+                   frequencies: ir.Value) -> tuple[ir.Value, ir.Value]:
+    by_frequency = body.op("Gather", body.op("CastLike", position_ids, frequencies), axes, axis=0)
+    angles = body.op("Mul", body.op("Transpose", by_frequency, perm=[1, 2, 0]), frequencies)
+    return body.op("Cos", angles), body.op("Sin", angles)
+
+
+def _top_logits(body: FunctionBody, logits: ir.Value) -> tuple[ir.Value, ir.Value]:
+    return body.op("TopK", logits, _integer(body, "k"), count=2, axis=-1)
 
 
 def _row_product(body: FunctionBody, x: ir.Value, weights: ir.Value) -> ir.Value:

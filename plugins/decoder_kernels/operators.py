@@ -1,8 +1,10 @@
 """The operators' definitions: their names, inputs and attributes, and what they compute, in numpy.
 
-They are what one decoder layer is made of. Sums are taken in float64 here. Tokens may be those of a decode step, one
-for each of B sequences, or a chunk of one sequence: [B, S, ...] with B or S of 1. Weights are rows: [out, in]; those of
-4 bits are two arrays, codes in the kernels' order and the blocks' scales and zero points (int4_rows.py).
+They are what the decoder is made of, beside DeepstackAdd (plugins/deepstack_add). Sums are taken in float64 here.
+Tokens may be those of a decode step, one for each of B sequences, or a chunk of one sequence: [B, S, ...] with B or S
+of 1.
+Weights are rows: [out, in]; those of 4 bits are two arrays, codes in the kernels' order and the blocks' scales and zero
+points (int4_rows.py).
 """
 
 from __future__ import annotations
@@ -13,10 +15,32 @@ from plugins.decoder_kernels.int4_rows import dequantise_rows
 
 DOMAIN = "qwen3vl"
 VERSION = 1
+EMBED_TOKENS, ROTARY_ANGLES, TOP_LOGITS = "EmbedTokens", "RotaryAngles", "TopLogits"
 ROW_PRODUCT, ROW_PRODUCT_ADD, ROW_LOGITS = "RowProduct", "RowProductAdd", "RowLogits"
 CACHED_ATTENTION, ROUTED_EXPERTS, ADD_NORM = "CachedAttention", "RoutedExperts", "AddNorm"
 INT4_ROW_PRODUCT, INT4_ROW_PRODUCT_ADD = "Int4RowProduct", "Int4RowProductAdd"
 INT4_ROUTED_EXPERTS = "Int4RoutedExperts"
+
+
+def embed_tokens(token_ids: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Rows of the embedding, zeros for an id that it has no row for: int32 [...] and [V, H] to [..., H]."""
+    known = (token_ids >= 0) & (token_ids < len(table))
+    return table[np.where(known, token_ids, 0)] * known[..., None].astype(table.dtype)
+
+
+def rotary_angles(position_ids: np.ndarray, axes: np.ndarray, frequencies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines of M-RoPE: each frequency turns with the position on its own axis.
+
+    Args:
+        position_ids: int32 [3, B, S].
+        axes: int64 [F], 0, 1 or 2.
+        frequencies: float32 [F].
+
+    Returns:
+        float32 [B, S, F] both.
+    """
+    angles = np.moveaxis(position_ids[axes].astype(np.float32), 0, -1) * frequencies
+    return np.cos(angles), np.sin(angles)
 
 
 def row_product(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -42,6 +66,15 @@ def int4_row_product_add(x: np.ndarray, codes: np.ndarray, blocks: np.ndarray, r
 def row_logits(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """`x weights'` as float32, whatever the type of x."""
     return (x.astype(np.float64) @ weights.astype(np.float64).T).astype(np.float32)
+
+
+def top_logits(logits: np.ndarray, *, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k largest of float32 [..., V], the largest first, and their places, int64: [..., k] both.
+
+    Of equal ones the first comes first.
+    """
+    ids = np.argsort(-logits, axis=-1, kind="stable")[..., :k]
+    return np.take_along_axis(logits, ids, -1), ids
 
 
 def add_norm(h: np.ndarray, y: np.ndarray, norm: np.ndarray, *, epsilon: float) -> tuple[np.ndarray, np.ndarray]:

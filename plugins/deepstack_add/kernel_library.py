@@ -26,7 +26,7 @@ class KernelLibrary:
                                 "cmake -S plugins/deepstack_add -B build/plugin -DWITH_TENSORRT=OFF && "
                                 "cmake --build build/plugin") from error
         addresses, sizes, attributes = [ctypes.c_void_p] * 4, [ctypes.c_int64] * 3, [ctypes.c_int32] * 2
-        function.argtypes = [*addresses, *sizes, *attributes, ctypes.c_int, ctypes.c_void_p]
+        function.argtypes = [*addresses, *sizes, *attributes, *[ctypes.c_int] * 2, ctypes.c_void_p]
         function.restype = ctypes.c_int
         self._function = function
 
@@ -46,6 +46,6 @@ class KernelLibrary:
             RuntimeError: CUDA refused the launch; the message has its error number.
         """
         status = self._function(out, hidden, token_ids, visual_rows, tokens, hidden_size, row_count, level, vocab_size,
-                                _TYPES[dtype], stream)
+                                _TYPES[dtype], _TYPES[dtype], stream)
         if status != 0:
             raise RuntimeError(f"DeepstackAdd of {tokens} tokens of {hidden_size} {dtype}: CUDA error {status}")

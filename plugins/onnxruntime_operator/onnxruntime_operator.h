@@ -25,7 +25,7 @@ constexpr uint32_t kApiVersion = 18;  // of ONNX Runtime's C interface: the olde
   } while (false)
 
 // What an input's or output's elements are; kElement is the type that the operator is registered for.
-enum class Type { kElement, kFloat32, kInt32, kUint8 };
+enum class Type { kElement, kFloat32, kInt32, kInt64, kUint8 };
 
 using Shape = std::vector<int64_t>;
 
@@ -171,19 +171,30 @@ struct Operator : OrtCustomOp {
     switch (type) {
       case Type::kFloat32: return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
       case Type::kInt32: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
+      case Type::kInt64: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
       case Type::kUint8: return ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
       default: return static_cast<const Operator*>(op)->element;
     }
   }
 };
 
-// Registers a kernel for both half-precision types.
+template <typename Kernel>
+constexpr bool has_element_type() {
+  for (const Type type : Kernel::kInputs)
+    if (type == Type::kElement) return true;
+  for (const Type type : Kernel::kOutputs)
+    if (type == Type::kElement) return true;
+  return false;
+}
+
+// Registers a kernel for both half-precision types, or once where it has neither.
 template <typename Kernel>
 OrtStatus* add(const OrtApi* api, OrtCustomOpDomain* domain) {
   // ONNX Runtime keeps the pointers as long as it has sessions.
   static const Operator<Kernel> half(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, kFloat16Number);
   static const Operator<Kernel> bfloat(ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16, kBfloat16Number);
   QWEN3VL_RETURN_IF_ERROR(api->CustomOpDomain_Add(domain, &half));
+  if (!has_element_type<Kernel>()) return nullptr;
   return api->CustomOpDomain_Add(domain, &bfloat);
 }
 

@@ -20,12 +20,17 @@ from engines.builder import build_engines
 from engines.description import EngineDescription
 from engines.onnxruntime import cuda_decoder_build
 from engines.onnxruntime.cuda_build import CudaBuildOptions
-from engines.onnxruntime.cuda_candidates_graph import CANDIDATES
 from engines.onnxruntime.cuda_decoder import CANDIDATES_FROM, CudaDecoder, step_sizes
 from engines.onnxruntime.cuda_decoder_build import write_cuda_decoder
 from engines.onnxruntime.cuda_inputs import VisualTables
 from engines.onnxruntime.cuda_memory import require_fit
-from engines.onnxruntime.cuda_record import CANDIDATES_FOLDER, LIBRARY_FILE, RECORD_FILE, CudaDecoderRecord
+from engines.onnxruntime.cuda_record import (
+    CANDIDATES,
+    CANDIDATES_FOLDER,
+    LIBRARY_FILE,
+    RECORD_FILE,
+    CudaDecoderRecord,
+)
 from engines.onnxruntime.decoder import Decoder
 from engines.onnxruntime.device_memory import HostMemory
 from engines.onnxruntime.open_decoder import open_decoder
@@ -54,6 +59,7 @@ def build(request: pytest.FixtureRequest, random_build: Path, tmp_path_factory: 
     engine.mkdir()
     config = EngineDescription.load(folder / "engines").config
     write_cuda_decoder(random_build / "onnx/decoder.onnx", engine, config, kernels=request.param)
+    assert (engine / CANDIDATES_FOLDER).exists() is not request.param
     if request.param:
         model = ir.load(engine / ENGINE_FILE)
         model.functions.update({function.identifier(): function for function in decoder_functions(OPSET)})
@@ -119,7 +125,8 @@ def test_some_logits_or_none_are_those_asked_for(decoder, prompt):
         np.testing.assert_array_equal(logits, whole[wanted])
 
 
-def test_rows_of_a_step_and_the_best_of_them_are_those_of_all_logits(decoder):
+def test_rows_of_a_step_and_the_best_of_them_are_those_of_all_logits(decoder, build: Path):
+    found_from = CANDIDATES_FROM if (build / "engines/decoder" / CANDIDATES_FOLDER).exists() else 1
     for slot in range(SLOTS):
         words(decoder, slot, 3)
     lengths = np.full(SLOTS, 4, np.int32)
@@ -127,10 +134,10 @@ def test_rows_of_a_step_and_the_best_of_them_are_those_of_all_logits(decoder):
         arguments = np.arange(20, 20 + count, dtype=np.int32), lengths[:count] - 1, lengths[:count]
         logits = decoder.decode(*arguments).copy()
         rows = decoder.decode_rows(*arguments)
-        assert len(rows) == count and (rows[0].best(1) is not None) is (count >= CANDIDATES_FROM)
+        assert len(rows) == count and (rows[0].best(1) is not None) is (count >= found_from)
         for row, expected in zip(rows, logits, strict=True):
             np.testing.assert_array_equal(row.all(), expected)
-            for wanted in (1, 20, CANDIDATES) if count >= CANDIDATES_FROM else ():
+            for wanted in (1, 20, CANDIDATES) if count >= found_from else ():
                 ids, best = row.best(wanted)
                 np.testing.assert_array_equal(ids, np.argsort(-expected, kind="stable")[:wanted])
                 np.testing.assert_array_equal(best, expected[ids])
@@ -326,7 +333,7 @@ def test_the_library_comes_with_an_engine_of_suitable_shapes(tmp_path: Path, mon
 
 def test_what_does_not_fit_a_gpu_is_refused_with_the_sizes():
     config = ModelConfig.from_checkpoint(Path("models/tiny-shapes"))
-    record = CudaDecoderRecord("fp16", None, weight_bytes=61_000_000_000)
+    record = CudaDecoderRecord("fp16", None, weight_bytes=61_000_000_000, leading_rows=4)
     text = config.text
     token = 2 * 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim
     assert record.cache_bytes(config, 3, 100) == 300 * token

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-KERNELS = Path(__file__).parents[2] / "plugins/decoder_kernels/csrc"
+PLUGINS = Path(__file__).parents[2] / "plugins"
+FOLDERS = (PLUGINS / "decoder_kernels/csrc", PLUGINS / "deepstack_add/csrc")
 NATIVE = Path(__file__).parent / "native"
 
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="CUDA's headers are not installed")
@@ -34,6 +35,9 @@ REPLACED = {
     "experts.cuh": (SHARED_MEMORY, KERNEL),
     "expert_gemv.cuh": (SHARED_MEMORY, KERNEL),
     "attention_step.cuh": (SHARED_MEMORY, KERNEL),
+    "top_logits.cuh": (SHARED_MEMORY, KERNEL),
+    "step_inputs.cuh": (KERNEL,),
+    "deepstack_add.cuh": (KERNEL,),
 }
 
 
@@ -44,7 +48,7 @@ def run_emulated(test: str, headers: Sequence[str], folder: Path) -> str:
         AssertionError: the program failed, or a header has no place any more where something was to be replaced.
     """
     for header in headers:
-        source = (KERNELS / header).read_text()
+        source = next(folder / header for folder in FOLDERS if (folder / header).exists()).read_text()
         for pattern, replacement in REPLACED.get(header, ()):
             source, count = re.subn(pattern, lambda _, text=replacement: text, source, flags=re.DOTALL)
             assert count > 0, f"{header} has no {pattern} any more"

@@ -13,14 +13,14 @@ from plugins.decoder_kernels.onnx_functions import CONTRIBUTED, decoder_function
 OPSET = 23
 HIDDEN, EXPERTS, INNER, K, HEADS, KV_HEADS, SIZE = 16, 6, 4, 3, 4, 2, 8
 TYPES = {np.dtype(np.float32): ir.DataType.FLOAT, np.dtype(np.int32): ir.DataType.INT32,
-         np.dtype(np.uint8): ir.DataType.UINT8}
+         np.dtype(np.int64): ir.DataType.INT64, np.dtype(np.uint8): ir.DataType.UINT8}
 
 
 def run(op_type: str, arrays: dict[str, np.ndarray], outputs: int = 1, **attributes) -> list[np.ndarray]:
     """One node of the operator in ONNX Runtime."""
     inputs = [ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(TYPES[array.dtype]))
               for name, array in arrays.items()]
-    results = [ir.Value(name=f"result_{i}", type=ir.TensorType(ir.DataType.FLOAT)) for i in range(outputs)]
+    results = [ir.Value(name=f"result_{i}") for i in range(outputs)]
     node = ir.node(op_type, inputs, attributes, domain=operators.DOMAIN, outputs=results)
     graph = ir.Graph(inputs, results, nodes=[node], name="one",
                      opset_imports={"": OPSET, CONTRIBUTED: 1, operators.DOMAIN: operators.VERSION})
@@ -46,6 +46,30 @@ def int4_weights(seed: int, *shape: int, block: int) -> tuple[np.ndarray, np.nda
 def assert_close(got: np.ndarray, expected: np.ndarray) -> None:
     assert got.dtype == expected.dtype and got.shape == expected.shape
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def test_embedding_has_zeros_for_ids_that_are_no_words() -> None:
+    arrays = {"token_ids": np.array([[0, 9, 10, -1, 2**31 - 1, 3]], np.int32), **numbers(10, table=(10, HIDDEN))}
+    got, expected = run(operators.EMBED_TOKENS, arrays)[0], operators.embed_tokens(**arrays)
+    assert_close(got, expected)
+    np.testing.assert_array_equal(np.abs(expected[0]).sum(-1) == 0, [False, False, True, True, True, False])
+
+
+@pytest.mark.parametrize("tokens", [(1, 5), (3, 1)])
+def test_rotary_angles(tokens: tuple[int, int]) -> None:
+    positions = np.random.default_rng(11).integers(0, 5000, (3, *tokens), np.int32)
+    arrays = {"position_ids": positions, "axes": np.array([0, 1, 2, 0, 1, 0]),
+              "frequencies": (1e4 ** -np.linspace(0, 1, 6)).astype(np.float32)}
+    for got, wanted in zip(run(operators.ROTARY_ANGLES, arrays, 2), operators.rotary_angles(**arrays), strict=True):
+        assert_close(got, wanted)
+
+
+def test_top_logits() -> None:
+    arrays = {"logits": np.random.default_rng(12).integers(-9, 9, (4, 50)).astype(np.float32)}  # with equal ones
+    best, ids = run(operators.TOP_LOGITS, arrays, 2, k=7)
+    expected = operators.top_logits(**arrays, k=7)
+    np.testing.assert_array_equal(best, expected[0])
+    np.testing.assert_array_equal(ids, expected[1])
 
 
 @pytest.mark.parametrize("tokens", [(1, 5), (3, 1)])

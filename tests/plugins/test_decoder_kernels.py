@@ -1,7 +1,9 @@
 """The decoder's kernel library: how its work is divided, that it compiles, and what it refuses without a GPU."""
 
+import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -48,12 +50,21 @@ def test_tests_of_how_work_is_divided_pass_without_cuda(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
 def test_compiles_and_refuses_sizes_before_it_touches_a_gpu(tmp_path: Path) -> None:
+    deepstack_add = PLUGINS / "deepstack_add/csrc"
+    sources = [*sorted((PROJECT / "csrc").glob("*.cu")), deepstack_add / "deepstack_add.cu"]
+    quickly = ["-O0", "-Xcicc", "-O0", "-Xptxas", "-O0"]
+
+    def compiled(source: Path) -> Path:
+        target = tmp_path / f"{source.stem}.o"
+        subprocess.run(["nvcc", "-std=c++17", "-gencode=arch=compute_90a,code=sm_90a", *quickly, "-Werror",
+                        "all-warnings", "-I", PLUGINS / "hopper", "-I", deepstack_add, "-Xcompiler",
+                        "-fPIC,-Wall,-Wextra", "-c", source, "-o", target], check=True, capture_output=True)
+        return target
+
     path = tmp_path / "libdecoder_kernels.so"
-    sources = sorted((PROJECT / "csrc").glob("*.cu"))
-    quickly = ["-O0", "-Xcicc", "-O0", "-Xptxas", "-O0", "-t2"]
-    subprocess.run(["nvcc", "-std=c++17", "-gencode=arch=compute_90a,code=sm_90a", *quickly, "-Werror", "all-warnings",
-                    "-I", PLUGINS / "hopper", "-shared", "-Xcompiler", "-fPIC,-Wall,-Wextra", "-o", path, *sources],
-                   check=True, capture_output=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compiled, sources))
+    subprocess.run(["nvcc", "-shared", "-o", path, *objects], check=True, capture_output=True)
     kernels = DecoderKernels(path)
     bfloat16 = type_number("bfloat16")
     with pytest.raises(RuntimeError, match=f"qwen3vl_add_norm.*CUDA error {INVALID_VALUE}"):
@@ -74,4 +85,12 @@ def test_compiles_and_refuses_sizes_before_it_touches_a_gpu(tmp_path: Path) -> N
     with pytest.raises(RuntimeError, match=f"qwen3vl_experts_prefill.*CUDA error {INVALID_VALUE}"):
         kernels.call("experts_prefill", *[16] * 7, 1024, 8, 129, 2048, 768, bfloat16, 0)
     pairs = 1024 * 8
-    assert kernels.experts_prefill_workspace(1024, 8) >= pairs * (768 + 2048) * 2 + pairs * 4
+    assert kernels.workspace("experts_prefill", 1024, 8) >= pairs * (768 + 2048) * 2 + pairs * 4
+    with pytest.raises(RuntimeError, match=f"qwen3vl_embed_tokens.*CUDA error {INVALID_VALUE}"):
+        kernels.call("embed_tokens", 16, 16, 16, 1, 100, 2044, bfloat16, 0)
+    with pytest.raises(RuntimeError, match=f"qwen3vl_rotary_angles.*CUDA error {INVALID_VALUE}"):
+        kernels.call("rotary_angles", *[16] * 5, 1, 257, 0)
+    for vocabulary, k in ((151934, 64), (262148, 64), (151936, 65), (60, 64)):
+        with pytest.raises(RuntimeError, match=f"qwen3vl_top_logits.*CUDA error {INVALID_VALUE}"):
+            kernels.call("top_logits", *[16] * 4, 1, vocabulary, k, 0)
+    assert kernels.workspace("top_logits", 3, 151936, 64) == 3 * 64 * 38 * 8

@@ -25,7 +25,7 @@ from triton_repo.server import TritonServer
 def build(random_build: Path, tmp_path: Path) -> Path:
     """A build whose decoder says that it is one for a GPU, composed for 3 slots."""
     folder = Path(shutil.copytree(random_build, tmp_path / "build", ignore=shutil.ignore_patterns("onnx")))
-    CudaDecoderRecord("fp16", None, weight_bytes=10**9).save(folder / "engines/decoder")
+    CudaDecoderRecord("fp16", None, weight_bytes=10**9, leading_rows=4).save(folder / "engines/decoder")
     compose(folder, Options(slots=3), {"total_tokens": 2000, "prompt_tokens": 1000})
     return folder
 

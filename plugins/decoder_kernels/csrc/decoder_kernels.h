@@ -12,11 +12,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "element_type.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-enum Qwen3vlType { QWEN3VL_FLOAT32 = 0, QWEN3VL_FLOAT16 = 1, QWEN3VL_BFLOAT16 = 2 };
+// out [tokens, hidden] = table [rows, hidden] by the tokens' ids, zeros for an id that no row has. hidden: a multiple of 8.
+int qwen3vl_embed_tokens(void* out, const int32_t* token_ids, const void* table, int tokens, int rows, int hidden,
+                         int type, void* stream);
+
+// cosines, sines [tokens, frequencies] of positions[axes[d], token] * frequencies[d]. positions int32 [3, tokens], axes
+// int64 [frequencies] of 0, 1 and 2. Sizes: up to 256 frequencies.
+int qwen3vl_rotary_angles(float* cosines, float* sines, const int32_t* positions, const int64_t* axes,
+                          const float* frequencies, int tokens, int frequency_count, void* stream);
 
 // out [tokens, rows] = x [tokens, inner] weights [rows, inner]^T + residual [tokens, rows].
 //
@@ -102,6 +111,13 @@ int qwen3vl_int4_experts(float* y, void* activations, int32_t* counters, const v
 // may be `h`; with k = 0 it is h and not written. Sizes: hidden 2048.
 int qwen3vl_add_norm(void* normed, void* total, const void* h, const float* y, const void* norm, int tokens, int k,
                      int hidden, float epsilon, int type, void* stream);
+
+// best, ids [rows, k]: the k largest of each row of logits [rows, vocabulary] and their places, the largest first, of
+// equal ones the first. workspace is scratch, as many bytes as the second function says. Sizes: k up to 64, vocabulary
+// a multiple of 4 up to 262144 and at least k.
+int qwen3vl_top_logits(float* best, int64_t* ids, void* workspace, const float* logits, int rows, int vocabulary, int k,
+                       void* stream);
+size_t qwen3vl_top_logits_workspace(int rows, int vocabulary, int k);
 
 #ifdef __cplusplus
 }

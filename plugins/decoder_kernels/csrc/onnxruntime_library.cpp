@@ -7,9 +7,11 @@
 #include "int4_operators.h"
 #include "product_operators.h"
 #include "routed_experts_operator.h"
+#include "step_ends_operators.h"
 
 extern "C" OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   using namespace qwen3vl;
-  return register_kernels<RowProduct, RowProductAdd, RowLogits, AddNorm, RoutedExperts, CachedAttention, Int4RowProduct,
-                          Int4RowProductAdd, Int4RoutedExperts>(options, base);
+  return register_kernels<EmbedTokens, RotaryAngles, DeepstackAdd, RowProduct, RowProductAdd, RowLogits, AddNorm,
+                          RoutedExperts, CachedAttention, Int4RowProduct, Int4RowProductAdd, Int4RoutedExperts,
+                          TopLogits>(options, base);
 }

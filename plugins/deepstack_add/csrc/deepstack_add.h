@@ -3,11 +3,11 @@
 
 #include <stdint.h>
 
+#include "element_type.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-enum Qwen3vlType { QWEN3VL_FLOAT32 = 0, QWEN3VL_FLOAT16 = 1, QWEN3VL_BFLOAT16 = 2 };
 
 // out[t] = hidden[t] + visual_rows[token_ids[t] - vocab_size + level] where token_ids[t] >= vocab_size and the table
 // has that row, else hidden[t].
@@ -20,11 +20,13 @@ enum Qwen3vlType { QWEN3VL_FLOAT32 = 0, QWEN3VL_FLOAT16 = 1, QWEN3VL_BFLOAT16 = 
 // Work is put on `stream` (a cudaStream_t) of the current device, without synchronisation or allocation, so that it
 // can be captured into a CUDA graph.
 //
+// `type` is that of hidden and out, `rows_type` that of visual_rows: the same, or QWEN3VL_FLOAT32.
+//
 // Returns a cudaError_t: cudaErrorInvalidValue for a type not listed above, a negative size or a null pointer to
 // something that is not empty; otherwise what the launch returned.
 int qwen3vl_deepstack_add(void* out, const void* hidden, const int32_t* token_ids, const void* visual_rows,
                           int64_t tokens, int64_t hidden_size, int64_t row_count, int32_t level, int32_t vocab_size,
-                          int type, void* stream);
+                          int type, int rows_type, void* stream);
 
 #ifdef __cplusplus
 }

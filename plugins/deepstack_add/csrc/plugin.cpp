@@ -170,7 +170,7 @@ std::int32_t DeepstackAddPlugin::enqueue(const PluginTensorDesc* input_descripti
   return qwen3vl_deepstack_add(outputs[0], inputs[kHidden], static_cast<const std::int32_t*>(inputs[kTokenIds]),
                                inputs[kVisualRows], tokens, hidden.d[hidden.nbDims - 1],
                                input_descriptions[kVisualRows].dims.d[0], fields_.level, fields_.vocab_size, *type,
-                               stream);
+                               *type, stream);
 }
 
 nvinfer1::IPluginV3* DeepstackAddPlugin::attachToContext(nvinfer1::IPluginResourceContext*) noexcept {

@@ -34,15 +34,17 @@ struct Shape {
   std::int64_t tokens, hidden_size, row_count;
   std::int32_t level, vocab_size;
   int type;                            // Qwen3vlType
-  bool in_place;
+  bool in_place, wide_rows;            // rows of float32, whatever the type
   std::int64_t hidden_shift, out_shift, rows_shift;  // elements by which an array starts after a 256-byte boundary
   double visual_share;                 // of the tokens; an eighth of them name a row beyond the table
+
+  int rows_type() const { return wide_rows ? QWEN3VL_FLOAT32 : type; }
 
   std::string text() const {
     char buffer[256];
     std::snprintf(buffer, sizeof buffer,
-                  "type %d, %lld tokens, hidden size %lld, %lld rows, level %d, vocab_size %d, %s, shifts %lld %lld %lld",
-                  type, static_cast<long long>(tokens), static_cast<long long>(hidden_size),
+                  "type %d, rows of type %d, %lld tokens, hidden size %lld, %lld rows, level %d, vocab_size %d, %s, shifts %lld %lld %lld",
+                  type, rows_type(), static_cast<long long>(tokens), static_cast<long long>(hidden_size),
                   static_cast<long long>(row_count), level, vocab_size, in_place ? "in place" : "out of place",
                   static_cast<long long>(hidden_shift), static_cast<long long>(out_shift),
                   static_cast<long long>(rows_shift));
@@ -129,36 +131,36 @@ inline std::vector<std::int32_t> random_ids(const Shape& shape, std::mt19937_64&
 }
 
 // Runs one case. Table rows that no id names are NaN. The expected output is the sum in double, rounded once to the
-// type: the operator has to give exactly that, and exactly the input's bits for tokens that add no row.
-template <typename T>
+// type, wide rows' to float32 before: the operator has to give exactly that, and exactly the input's bits for tokens
+// that add no row.
+template <typename T, typename Row = T>
 void run_case_of(const Shape& shape, std::mt19937_64& random, const Operator& op, cudaStream_t stream) {
   const std::size_t width = static_cast<std::size_t>(shape.hidden_size);
   std::normal_distribution<double> normal(0, 8);
-  const auto random_values = [&](std::size_t count) {
-    std::vector<T> values(count);
-    for (T& value : values) value = from_double<T>(normal(random));
-    return values;
+  const auto fill = [&](auto* values, std::size_t count) {
+    using Value = std::remove_pointer_t<decltype(values)>;
+    for (std::size_t i = 0; i < count; ++i) values[i] = from_double<Value>(normal(random));
   };
   const std::vector<std::int32_t> ids = random_ids(shape, random);
-  const std::vector<T> hidden = random_values(ids.size() * width);
-  std::vector<T> rows(static_cast<std::size_t>(shape.row_count) * width,
-                      from_double<T>(std::numeric_limits<double>::quiet_NaN()));
+  std::vector<T> hidden(ids.size() * width);
+  fill(hidden.data(), hidden.size());
+  std::vector<Row> rows(static_cast<std::size_t>(shape.row_count) * width,
+                        from_double<Row>(std::numeric_limits<double>::quiet_NaN()));
   std::vector<T> expected = hidden;
   for (std::size_t t = 0; t < ids.size(); ++t) {
     const std::int64_t row = static_cast<std::int64_t>(ids[t]) - shape.vocab_size + shape.level;
     if (ids[t] < shape.vocab_size || row >= shape.row_count) continue;
-    T* added = rows.data() + static_cast<std::size_t>(row) * width;
-    if (width != 0 && std::isnan(to_double(added[0]))) {
-      const std::vector<T> values = random_values(width);
-      std::memcpy(added, values.data(), width * sizeof(T));
+    Row* added = rows.data() + static_cast<std::size_t>(row) * width;
+    if (width != 0 && std::isnan(to_double(added[0]))) fill(added, width);
+    for (std::size_t i = 0; i < width; ++i) {
+      const double sum = to_double(hidden[t * width + i]) + to_double(added[i]);
+      expected[t * width + i] = from_double<T>(std::is_same_v<T, Row> ? sum : static_cast<float>(sum));
     }
-    for (std::size_t i = 0; i < width; ++i)
-      expected[t * width + i] = from_double<T>(to_double(hidden[t * width + i]) + to_double(added[i]));
   }
 
   GuardedArray device_hidden(hidden.size() * sizeof(T), shape.hidden_shift * sizeof(T));
   GuardedArray device_out(hidden.size() * sizeof(T), shape.out_shift * sizeof(T));
-  GuardedArray device_rows(rows.size() * sizeof(T), shape.rows_shift * sizeof(T));
+  GuardedArray device_rows(rows.size() * sizeof(Row), shape.rows_shift * sizeof(Row));
   GuardedArray device_ids(ids.size() * sizeof(std::int32_t), 0);
   device_hidden.set(hidden.data());
   device_rows.set(rows.data());
@@ -183,11 +185,16 @@ void run_case_of(const Shape& shape, std::mt19937_64& random, const Operator& op
   }
 }
 
+template <typename T>
+void run_case_of_rows(const Shape& shape, std::mt19937_64& random, const Operator& op, cudaStream_t stream) {
+  return shape.wide_rows ? run_case_of<T, float>(shape, random, op, stream) : run_case_of<T>(shape, random, op, stream);
+}
+
 inline void run_case(const Shape& shape, std::mt19937_64& random, const Operator& op, cudaStream_t stream) {
   switch (shape.type) {
     case QWEN3VL_FLOAT32: return run_case_of<float>(shape, random, op, stream);
-    case QWEN3VL_FLOAT16: return run_case_of<__half>(shape, random, op, stream);
-    default: return run_case_of<__nv_bfloat16>(shape, random, op, stream);
+    case QWEN3VL_FLOAT16: return run_case_of_rows<__half>(shape, random, op, stream);
+    default: return run_case_of_rows<__nv_bfloat16>(shape, random, op, stream);
   }
 }
 

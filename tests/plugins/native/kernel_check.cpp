@@ -6,7 +6,7 @@ namespace {
 
 int call(const check::Shape& shape, const check::Operands& x) {
   return qwen3vl_deepstack_add(x.out, x.hidden, x.token_ids, x.visual_rows, shape.tokens, shape.hidden_size,
-                               shape.row_count, shape.level, shape.vocab_size, shape.type, x.stream);
+                               shape.row_count, shape.level, shape.vocab_size, shape.type, shape.rows_type(), x.stream);
 }
 
 // Captures the call into a graph and replays that: a call that synchronised or allocated could not be captured.
@@ -28,7 +28,7 @@ void check_refusals() {
   alignas(16) char memory[16] = {};
   std::int32_t ids[1] = {};
   const auto status = [&](void* out, std::int64_t tokens, int type) {
-    return qwen3vl_deepstack_add(out, memory, ids, nullptr, tokens, 4, 0, 0, 100, type, nullptr);
+    return qwen3vl_deepstack_add(out, memory, ids, nullptr, tokens, 4, 0, 0, 100, type, type, nullptr);
   };
   check::require(status(memory, 1, 7) == cudaErrorInvalidValue, "type 7 is refused");
   check::require(status(nullptr, 1, QWEN3VL_FLOAT32) == cudaErrorInvalidValue, "a null output is refused");
@@ -45,7 +45,8 @@ int main(int count, char** arguments) {
   check::require_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "a stream");
   check_refusals();
   for (int i = 0; i < cases; ++i) {
-    const check::Shape shape = check::random_shape(random);
+    check::Shape shape = check::random_shape(random);
+    shape.wide_rows = i % 3 == 0;
     check::run_case(shape, random, i % 8 == 0 ? call_by_graph : call, stream);
   }
   check::require_cuda(cudaStreamDestroy(stream), "destroy the stream");

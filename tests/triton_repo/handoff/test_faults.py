@@ -30,7 +30,7 @@ from triton_repo.handoff.states import State
 from triton_repo.handoff.wire import VERSION
 
 # Notices soon, and tries often enough for any number of breaks that a test makes.
-QUICK = replace(SETTINGS, heartbeat_seconds=0.3, stall_seconds=0.5, attempts=10, corrupt_blocks=1000)
+QUICK = replace(SETTINGS, heartbeat_seconds=0.6, stall_seconds=0.5, attempts=10, corrupt_blocks=1000)
 # 144 KiB of rows: 36 blocks.
 LARGE = (1, 48, 24)
 

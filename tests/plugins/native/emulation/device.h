@@ -14,12 +14,13 @@
 #include "tensor_cores.h"
 
 struct EmulatedThreadIndex {
-  unsigned x;
+  explicit EmulatedThreadIndex(unsigned number) : x(number % ::emulation::width), y(number / ::emulation::width) {}
+  unsigned x, y;
 };
-#define threadIdx (EmulatedThreadIndex{static_cast<unsigned>(::emulation::current->number)})
+#define threadIdx (EmulatedThreadIndex(static_cast<unsigned>(::emulation::current->number)))
 #define blockIdx (::emulation::current->block->index)
 #define gridDim (::emulation::grid)
-#define blockDim (dim3(::emulation::current->block->threads))
+#define blockDim (dim3(::emulation::width, ::emulation::current->block->threads / ::emulation::width))
 
 using std::max;
 using std::min;
@@ -98,5 +99,10 @@ inline unsigned atomicOr(unsigned* address, unsigned value) {
 
 template <typename V>
 V __ldcg(const V* address) {
+  return *address;
+}
+
+template <typename V>
+V __ldg(const V* address) {
   return *address;
 }

@@ -13,6 +13,7 @@
 namespace emulation {
 
 inline dim3 grid;
+inline unsigned width;  // of a block: its threads along x
 constexpr unsigned kStretch = 64;  // rounds, on average, until other warps are delayed
 
 // Some blocks side by side, until all have ended; a cluster, if they want one.
@@ -50,15 +51,16 @@ inline void run_together(const std::vector<dim3>& indices, int threads, std::siz
 }
 
 // `together`: blocks that run at once, as they wait for each other, neighbours along x: a divisor of their number.
-inline void launch(dim3 blocks, int threads, std::size_t shared_bytes, unsigned together,
+inline void launch(dim3 blocks, dim3 threads, std::size_t shared_bytes, unsigned together,
                    const std::function<void()>& kernel) {
   grid = blocks;
+  width = threads.x;
   for (unsigned z = 0; z < blocks.z; ++z) {
     for (unsigned y = 0; y < blocks.y; ++y) {
       for (unsigned x = 0; x < blocks.x; x += together) {
         std::vector<dim3> indices;
         for (unsigned i = 0; i < together; ++i) indices.emplace_back(x + i, y, z);
-        run_together(indices, threads, shared_bytes, kernel);
+        run_together(indices, static_cast<int>(threads.x * threads.y), shared_bytes, kernel);
       }
     }
   }

@@ -1,0 +1,138 @@
+"""The kernels around a step's layers, and the one that adds visual rows: exact beside torch, then timed.
+
+    python -m bench.decoder_cuda.step_ends --kernels libdecoder_kernels.so --output out.json
+
+`torch.topk` is timed beside the kernel for the most likely tokens, and reading the logits once is its floor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from bench.cuda_timing import graph_of, milliseconds
+from bench.decoder_cuda.model import Shape, element_type
+from bench.decoder_cuda.record import Record, parser
+from bench.decoder_cuda.run import bandwidth
+from bench.decoder_cuda.watch import watched
+from engines.onnxruntime.cuda_record import CANDIDATES
+from plugins.decoder_kernels.kernel_library import DecoderKernels
+
+BATCHES = (1, 4, 8, 32, 128)
+REPEATS = 20  # calls in one graph
+
+
+class StepEnds:
+    """Calls the library, with outputs of its own that are no numbers before."""
+
+    def __init__(self, kernels: DecoderKernels):
+        self.kernels = kernels
+
+    def top(self, logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rows, vocabulary = logits.shape
+        scratch = torch.full((self.kernels.workspace("top_logits", rows, vocabulary, k),), 0xFF, device="cuda",
+                             dtype=torch.uint8)
+        best = torch.full((rows, k), torch.nan, device="cuda")
+        ids = torch.full((rows, k), -1, device="cuda", dtype=torch.int64)
+        self.call("top_logits", best, ids, scratch, logits, rows, vocabulary, k)
+        return best, ids
+
+    def embed(self, ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        out = torch.full((len(ids), table.shape[1]), torch.nan, device="cuda", dtype=table.dtype)
+        self.call("embed_tokens", out, ids, table, len(ids), *table.shape, element_type(table.dtype))
+        return out
+
+    def angles(self, positions: torch.Tensor, axes: torch.Tensor,
+               frequencies: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        tokens, count = positions.shape[1], len(axes)
+        cosines, sines = (torch.full((tokens, count), torch.nan, device="cuda") for _ in range(2))
+        self.call("rotary_angles", cosines, sines, positions, axes, frequencies, tokens, count)
+        return cosines, sines
+
+    def call(self, name: str, *arguments: torch.Tensor | float) -> None:
+        addresses = (x.data_ptr() if isinstance(x, torch.Tensor) else x for x in arguments)
+        self.kernels.call(name, *addresses, torch.cuda.current_stream().cuda_stream)
+
+
+def check_top(ends: StepEnds, rows: int, vocabulary: int, k: int) -> float:
+    """Of all different, then of many equal logits. Returns 0, or NaN where they are not those of a stable sort."""
+    for logits in (torch.randn(rows, vocabulary, device="cuda"),
+                   torch.randint(-3, 3, (rows, vocabulary), device="cuda").float()):
+        expected, order = logits.sort(dim=1, descending=True, stable=True)
+        best, ids = ends.top(logits, k)
+        if not (torch.equal(best, expected[:, :k]) and torch.equal(ids, order[:, :k])):
+            return float("nan")
+    return 0.0
+
+
+def check_embedding(ends: StepEnds, tokens: int, dtype: torch.dtype) -> float:
+    table = torch.randn(1000, 2048, device="cuda", dtype=dtype)
+    ids = torch.randint(-5, 1200, (tokens,), device="cuda", dtype=torch.int32)
+    known = (ids >= 0) & (ids < 1000)
+    expected = torch.where(known[:, None], table[ids.clamp(0, 999).long()], torch.zeros((), dtype=dtype, device="cuda"))
+    return 0.0 if torch.equal(ends.embed(ids, table), expected) else float("nan")
+
+
+def check_angles(ends: StepEnds, tokens: int) -> float:
+    """The largest difference."""
+    positions = torch.randint(0, 262144, (3, tokens), device="cuda", dtype=torch.int32)
+    axes = torch.arange(64, device="cuda") % 3
+    frequencies = 5e6 ** (-torch.arange(64, device="cuda") / 64)
+    angles = (positions[axes].T.float() * frequencies).double()
+    found = ends.angles(positions, axes, frequencies)
+    return max(float((x.double() - y).abs().max()) for x, y in zip(found, (angles.cos(), angles.sin()), strict=True))
+
+
+def checks(ends: StepEnds) -> dict[str, Callable[[], float]]:
+    sizes = [(1, 151936, CANDIDATES), (128, 151936, CANDIDATES), (3, 262144, CANDIDATES), (5, 4100, 7), (2, 64, 64)]
+    named: dict[str, Callable[[], float]] = {
+        f"{k} most likely of {vocabulary}, {rows} sequences": lambda size=(rows, vocabulary, k): check_top(ends, *size)
+        for rows, vocabulary, k in sizes}
+    for dtype in (torch.bfloat16, torch.float16):
+        named[f"embedding, {dtype}"] = lambda dtype=dtype: check_embedding(ends, 77, dtype)
+    for tokens in (1, 999):
+        named[f"angles of {tokens} tokens"] = lambda tokens=tokens: check_angles(ends, tokens)
+    return named
+
+
+def timed(ends: StepEnds, shape: Shape, batch: int, read_bandwidth: float) -> dict[str, float]:
+    """Microseconds a call."""
+    logits = torch.randn(batch, shape.vocabulary, device="cuda")
+    table = torch.randn(shape.vocabulary, shape.hidden, device="cuda", dtype=torch.bfloat16)
+    ids = torch.randint(shape.vocabulary, (batch,), device="cuda", dtype=torch.int32)
+    positions = torch.full((3, batch), 1024, device="cuda", dtype=torch.int32)
+    axes, frequencies = torch.arange(64, device="cuda") % 3, torch.rand(64, device="cuda")
+    best, found = torch.empty(batch, CANDIDATES, device="cuda"), torch.empty(batch * shape.vocabulary, device="cuda")
+    best_ids = torch.empty(batch, CANDIDATES, device="cuda", dtype=torch.int64)
+    work = {
+        "most likely tokens": lambda: ends.call("top_logits", best, best_ids, found, logits, batch, shape.vocabulary,
+                                                 CANDIDATES),
+        "torch.topk": lambda: logits.topk(CANDIDATES, dim=1),
+        "embedding": lambda: ends.embed(ids, table), "angles": lambda: ends.angles(positions, axes, frequencies)}
+    times = {name: milliseconds(graph_of(lambda call=call: [call() for _ in range(REPEATS)]), 7) / REPEATS * 1e3
+             for name, call in work.items()}
+    return times | {"floor of the most likely tokens": logits.nbytes / read_bandwidth * 1e6}
+
+
+def main() -> None:
+    args = parser(__doc__).parse_args()
+    torch.manual_seed(0)
+    ends, record = StepEnds(DecoderKernels(args.kernels)), Record(args.output, "step_ends")
+    errors = {}
+    for name, check in checks(ends).items():
+        with watched(name, 60):
+            errors[name] = check()
+        print(f"{name}: {errors[name]:.1e}", flush=True)
+    record.add("errors", errors)
+    if bad := [name for name, error in errors.items() if not error < 1e-6]:
+        raise SystemExit(f"wrong: {', '.join(bad)}")
+    read = max(bandwidth().values())
+    for batch in BATCHES:
+        row = timed(ends, Shape(), batch, read)
+        record.add(f"batch_{batch}", row)
+        print(f"batch {batch}:", {name: round(value, 2) for name, value in row.items()}, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+// The kernels before the first layer and after the last, and the one that adds visual rows, run by the emulation.
+#include <limits>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "expect.h"
+
+#include "deepstack_add.cuh"
+#include "step_inputs.cuh"
+#include "top_logits.cuh"
+
+namespace {
+
+using namespace qwen3vl;
+
+std::mt19937 random_numbers(1);
+
+float normal() { return std::normal_distribution<float>()(random_numbers); }
+
+// Values and places of the k largest, by sorting: a logit that is no smaller and comes first is ahead.
+void check_top(int rows, int vocabulary, int k, const std::function<float(int)>& logit) {
+  std::vector<float> logits(static_cast<std::size_t>(rows) * vocabulary), best(rows * k, NAN);
+  for (std::size_t i = 0; i < logits.size(); ++i) logits[i] = logit(static_cast<int>(i % vocabulary));
+  const int slices = (vocabulary + kTopSlice - 1) / kTopSlice;
+  std::vector<Key> found(static_cast<std::size_t>(rows) * k * slices, ~Key{0});
+  std::vector<std::int64_t> ids(rows * k, -1);
+  emulation::launch(dim3(slices, rows), kTopThreads, sizeof(TopShared), 1,
+                    [&] { top_of_slices_kernel(found.data(), logits.data(), vocabulary, k); });
+  emulation::launch(dim3(rows), kTopThreads, sizeof(TopShared), 1,
+                    [&] { top_of_rows_kernel(best.data(), ids.data(), found.data(), slices, k); });
+  for (int row = 0; row < rows; ++row) {
+    const float* own = logits.data() + static_cast<std::size_t>(row) * vocabulary;
+    std::vector<std::int64_t> order(vocabulary);
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return own[a] > own[b]; });
+    for (int i = 0; i < k; ++i) {
+      EXPECT(ids[row * k + i] == order[i]);
+      EXPECT(best[row * k + i] == own[order[i]]);
+    }
+  }
+}
+
+void check_top() {
+  const auto any = [](int) { return normal(); };
+  check_top(3, 151936, 64, any);
+  check_top(2, kMostSlices * kTopSlice, 64, any);
+  check_top(2, 64, 64, any);
+  check_top(2, kTopSlice + 4, 5, any);
+  check_top(1, 8192, 1, any);
+  check_top(2, 20000, 64, [](int id) { return static_cast<float>(-id); });       // in order: all in one slice
+  check_top(2, 20000, 64, [](int id) { return static_cast<float>(id); });
+  check_top(1, 20000, 64, [](int id) { return id % 4 == 0 ? 1.f : 0.f; });        // many are equal
+  check_top(1, 8192, 64, [](int id) { return id % 2 == 0 ? -0.f : 0.f; });        // and all
+  check_top(1, 8192, 64, [](int id) { return id % 100 == 7 ? normal() : -std::numeric_limits<float>::infinity(); });
+  check_top(1, 8192, 64, [](int id) { return id % 512 < 64 ? normal() + 100 : normal(); });  // of few threads
+}
+
+void check_embedding() {
+  constexpr int kPacks = 300, kRows = 5;
+  std::vector<uint4> table(kRows * kPacks);
+  for (std::size_t i = 0; i < table.size(); ++i) table[i] = {unsigned(i), unsigned(i + 1), 2, 3};
+  const std::vector<std::int32_t> ids{4, 0, 5, 300, -1, 2};
+  std::vector<uint4> out(ids.size() * kPacks, uint4{9, 9, 9, 9});
+  emulation::launch(dim3(ids.size()), kEmbedThreads, 0, 1,
+                    [&] { embed_tokens_kernel(out.data(), ids.data(), table.data(), kRows, kPacks); });
+  for (std::size_t token = 0; token < ids.size(); ++token) {
+    const bool known = ids[token] >= 0 && ids[token] < kRows;
+    for (int i = 0; i < kPacks; ++i) {
+      const uint4 expected = known ? table[ids[token] * kPacks + i] : uint4{};
+      EXPECT(std::memcmp(&out[token * kPacks + i], &expected, sizeof expected) == 0);
+    }
+  }
+}
+
+void check_angles() {
+  constexpr int kTokens = 7, kCount = 50;
+  std::vector<std::int32_t> positions(3 * kTokens);
+  for (auto& position : positions) position = static_cast<std::int32_t>(random_numbers() % 262144);
+  std::vector<std::int64_t> axes(kCount);
+  std::vector<float> frequencies(kCount), cosines(kTokens * kCount, NAN), sines(kTokens * kCount, NAN);
+  for (int d = 0; d < kCount; ++d) axes[d] = d % 3, frequencies[d] = std::pow(5e6f, -d / float(kCount));
+  emulation::launch(dim3(kTokens), 64, 0, 1, [&] {
+    rotary_angles_kernel(cosines.data(), sines.data(), positions.data(), axes.data(), frequencies.data(), kCount);
+  });
+  for (int token = 0; token < kTokens; ++token) {
+    for (int d = 0; d < kCount; ++d) {
+      const double angle = static_cast<float>(positions[axes[d] * kTokens + token]) * frequencies[d];
+      EXPECT(std::abs(cosines[token * kCount + d] - std::cos(angle)) < 1e-6);
+      EXPECT(std::abs(sines[token * kCount + d] - std::sin(angle)) < 1e-6);
+    }
+  }
+}
+
+// The sum is rounded as the two numbers' sum in float32; rows that no id names are no numbers.
+template <typename T, typename Row, int kWidth, bool kInPlace>
+void check_visual_rows(int hidden_size) {
+  constexpr int kVocabulary = 100, kRowCount = 12;
+  const std::vector<std::int32_t> ids{3, 100, 99, 104, 108, 112, 100, -7, 2147483647, 96, 5};
+  for (int level = 0; level < 4; ++level) {
+    std::vector<T> hidden(ids.size() * hidden_size), out(hidden.size(), T(NAN));
+    std::vector<Row> rows(kRowCount * hidden_size, Row(NAN));
+    for (auto& value : hidden) value = T(normal());
+    std::vector<T> expected = hidden;
+    for (std::size_t token = 0; token < ids.size(); ++token) {
+      const std::int64_t row = std::int64_t{ids[token]} - kVocabulary + level;
+      if (ids[token] < kVocabulary || row >= kRowCount) continue;
+      for (int i = 0; i < hidden_size; ++i) {
+        Row& added = rows[row * hidden_size + i];
+        if (std::isnan(static_cast<float>(added))) added = Row(normal());
+        T& sum = expected[token * hidden_size + i];
+        sum = T(static_cast<float>(sum) + static_cast<float>(added));
+      }
+    }
+    if (kInPlace) out = hidden;
+    using Packs = Pack<T, kWidth>;
+    const dim3 threads(16, 4), blocks((ids.size() + 3) / 4);
+    emulation::launch(blocks, threads, 0, 1, [&] {
+      deepstack_add_kernel<T, Row, kWidth, kInPlace>(
+          reinterpret_cast<Packs*>(out.data()), reinterpret_cast<const Packs*>(kInPlace ? out.data() : hidden.data()),
+          ids.data(), reinterpret_cast<const Pack<Row, kWidth>*>(rows.data()), ids.size(), hidden_size / kWidth,
+          kRowCount, level, kVocabulary);
+    });
+    EXPECT(std::memcmp(out.data(), expected.data(), out.size() * sizeof(T)) == 0);
+  }
+}
+
+}  // namespace
+
+int main() {
+  check_top();
+  check_embedding();
+  check_angles();
+  check_visual_rows<__nv_bfloat16, float, 8, false>(264);
+  check_visual_rows<__half, float, 8, true>(256);
+  check_visual_rows<__nv_bfloat16, float, 1, false>(37);
+  check_visual_rows<__half, __half, 8, false>(256);
+  check_visual_rows<__nv_bfloat16, __nv_bfloat16, 8, true>(264);
+  check_visual_rows<float, float, 4, false>(100);
+  return 0;
+}

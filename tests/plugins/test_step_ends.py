@@ -1,0 +1,10 @@
+"""The kernels around the layers, and DeepstackAdd's: their source, on a CPU, beside the plainest computation."""
+
+from pathlib import Path
+
+from tests.plugins.emulated_kernels import needs_nvcc, run_emulated
+
+
+@needs_nvcc
+def test_kernels_around_the_layers_and_visual_rows(tmp_path: Path) -> None:
+    run_emulated("step_ends_test", ("step_inputs.cuh", "top_logits.cuh", "deepstack_add.cuh", "row_index.h"), tmp_path)
