@@ -5,163 +5,10 @@
 // exponentials meanwhile; the others fill what gaps that leaves.
 #pragma once
 
-#include "elements.cuh"
-#include "ptx.cuh"
-#include "ring.h"
-#include "tiles.h"
-#include "wgmma.cuh"
+#include "attend_loading.cuh"
+#include "query_tile.cuh"
 
 namespace qwen3vl {
-
-constexpr int kStages = 3;  // key tiles, and value tiles, on their way
-constexpr int kAttendThreads = (kGroups + 1) * kWarpgroup;
-constexpr int kArrivals = kGroups * kWarpgroup / kWarp;  // one lane of each attending warp
-// Of 64 K registers: 128 a thread at the start; what the loading warpgroup gives back goes to the others.
-constexpr int kLoaderRegisters = 32, kAttendRegisters = 160;
-
-template <typename T, int kHead>
-struct Shared {
-  static constexpr int kQuerySize = score_chunks(kHead) * kQueryRows * kChunk;
-  static constexpr int kKeySize = score_chunks(kHead) * kKeyRows * kChunk;
-  static constexpr int kValueSize = value_chunks(kHead) * kKeyRows * kChunk;
-  static constexpr int kPitch = kHead % 64 == 0 ? kHead + kChunk : kHead;  // rows start in different banks
-
-  struct Partial {  // of a warpgroup that shares keys with the first one; element i of thread t at [i][t]
-    float mixed[kHead / 2][kWarpgroup], top[2][kWarpgroup], sum[2][kWarpgroup];
-  };
-
-  alignas(128) T queries[2][kGroups][kQuerySize];
-  alignas(128) T keys[kStages][kKeySize];
-  alignas(128) T values[kStages][kValueSize];
-  union {
-    T out[kGroups][kQueryRows * kPitch];
-    Partial partial[kGroups - 1];
-  };
-  std::uint64_t query_full[2], query_empty[2];
-  std::uint64_t key_full[kStages], key_empty[kStages], value_full[kStages], value_empty[kStages];
-};
-
-template <typename T>
-struct AttendArguments {
-  T* out;  // [frames, patches, heads * kHead]
-  const T *query_tiles, *key_tiles, *value_tiles;
-  int patches, heads, key_tiles_per_head;
-  Schedule schedule;
-};
-
-// What a warpgroup knows of its 64 queries. A thread has two of their rows (8 apart), of each every fourth pair of
-// columns: element 4 j + 2 r + e is column 8 j + 2 (lane % 4) + e of row lane / 4 + 8 r of the warp's 16.
-template <typename T, int kHead>
-struct QueryTile {
-  float scores[kKeyRows / 2];
-  std::uint32_t weights[kKeyRows / 4];
-  float mixed[kHead / 2];
-  float top[2], sum[2];
-
-  __device__ __forceinline__ void clear() {
-#pragma unroll
-    for (int i = 0; i < kHead / 2; ++i) mixed[i] = 0.0f;
-    top[0] = top[1] = -INFINITY;
-    sum[0] = sum[1] = 0.0f;
-  }
-
-  __device__ __forceinline__ void multiply_keys(std::uint64_t query, std::uint64_t key) {
-    mma_fence();
-#pragma unroll
-    for (int i = 0; i < score_chunks(kHead) / 2; ++i)  // descriptors count in units of 16 bytes, a chunk's row
-      multiply_shared<T>(scores, query + i * 2 * kQueryRows, key + i * 2 * kKeyRows, i != 0);
-    mma_commit();
-  }
-
-  __device__ __forceinline__ void multiply_values(std::uint64_t value) {
-#pragma unroll
-    for (int i = 0; i < kKeyRows / 16; ++i) multiply_registers<T>(mixed, weights + 4 * i, value + i * 16);
-    mma_commit();
-  }
-
-  // Keys from `there` on are not there.
-  __device__ __forceinline__ void mask(int there) {
-    const int column = 2 * (threadIdx.x % 4);
-#pragma unroll
-    for (int i = 0; i < kKeyRows / 2; ++i)
-      if (i / 4 * 8 + column + i % 2 >= there) scores[i] = -INFINITY;
-  }
-
-  // The scores become weights, powers of two relative to `top`, the largest score so far, and their sums are taken.
-  // What came before has to be multiplied by `correction`. There is no branch in here: the second row's maximum is
-  // found while the first row's exponentials are taken.
-  __device__ __forceinline__ void exponentiate(float (&correction)[2]) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      float most = fmaxf(scores[2 * r], scores[2 * r + 1]);
-#pragma unroll
-      for (int i = 4 + 2 * r; i < kKeyRows / 2; i += 4) most = fmaxf(most, fmaxf(scores[i], scores[i + 1]));
-      most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
-      most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
-      const float raised = fmaxf(most, top[r]);
-      correction[r] = exp2_approximate(top[r] - raised);
-      top[r] = raised;
-      float total = sum[r] * correction[r];
-#pragma unroll
-      for (int i = 2 * r; i < kKeyRows / 2; i += 4) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          scores[i + e] = exp2_approximate(scores[i + e] - raised);
-          total += scores[i + e];
-        }
-      }
-      sum[r] = total;
-    }
-  }
-
-  __device__ __forceinline__ void correct(const float (&correction)[2]) {
-#pragma unroll
-    for (int i = 0; i < kHead / 2; ++i) mixed[i] *= correction[i / 2 % 2];
-  }
-
-  __device__ __forceinline__ void round_weights() {
-#pragma unroll
-    for (int i = 0; i < kKeyRows / 4; ++i) weights[i] = pack<T>(scores[2 * i], scores[2 * i + 1]);
-  }
-
-  __device__ __forceinline__ void settle_mixed() {
-    settle(mixed);
-    settle(weights);
-  }
-};
-
-// Brings the tiles of the thread block's items to shared memory, keys from the last tile to the first. One thread.
-template <typename T, int kHead>
-__device__ __forceinline__ void load(Shared<T, kHead>& shared, const AttendArguments<T>& arguments) {
-  using Sizes = Shared<T, kHead>;
-  constexpr int kQueryBytes = sizeof(T) * Sizes::kQuerySize, kKeyBytes = sizeof(T) * Sizes::kKeySize,
-                kValueBytes = sizeof(T) * Sizes::kValueSize;
-  Ring<2> query_ring;
-  Ring<kStages> ring;
-  for (int index = blockIdx.x; index < arguments.schedule.items(); index += gridDim.x) {
-    const Item item = item_at(arguments.schedule, index);
-    const std::int64_t query_tile =
-        static_cast<std::int64_t>(item.frame_head) * arguments.schedule.query_tiles + item.query_tile;
-    const int bytes = kQueryBytes * (item.split ? 1 : kGroups), buffer = query_ring.stage;
-    barrier_wait(&shared.query_empty[buffer], query_ring.parity ^ 1);
-    barrier_arrive_expecting(&shared.query_full[buffer], bytes);
-    bulk_copy(shared.queries[buffer], arguments.query_tiles + query_tile * Sizes::kQuerySize, bytes,
-              &shared.query_full[buffer]);
-    query_ring = query_ring.next();
-    for (int tile = arguments.key_tiles_per_head - 1; tile >= 0; --tile) {
-      const std::int64_t at = static_cast<std::int64_t>(item.frame_head) * arguments.key_tiles_per_head + tile;
-      const int stage = ring.stage;
-      barrier_wait(&shared.key_empty[stage], ring.parity ^ 1);
-      barrier_arrive_expecting(&shared.key_full[stage], kKeyBytes);
-      bulk_copy(shared.keys[stage], arguments.key_tiles + at * Sizes::kKeySize, kKeyBytes, &shared.key_full[stage]);
-      barrier_wait(&shared.value_empty[stage], ring.parity ^ 1);
-      barrier_arrive_expecting(&shared.value_full[stage], kValueBytes);
-      bulk_copy(shared.values[stage], arguments.value_tiles + at * Sizes::kValueSize, kValueBytes,
-                &shared.value_full[stage]);
-      ring = ring.next();
-    }
-  }
-}
 
 template <typename T, int kHead>
 struct Attention {
@@ -261,14 +108,6 @@ struct Attention {
     release(shared.query_empty[query_ring.stage]);
   }
 
-  __device__ __forceinline__ void finish_sums() {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      tile.sum[r] += __shfl_xor_sync(~0u, tile.sum[r], 1);
-      tile.sum[r] += __shfl_xor_sync(~0u, tile.sum[r], 2);
-    }
-  }
-
   // The first warpgroup's tile becomes that of all keys.
   __device__ __forceinline__ void merge() {
     named_barrier(1, kGroups * kWarpgroup);  // all have stored the item before, in the same memory
@@ -331,13 +170,13 @@ struct Attention {
       barrier_wait(&shared.query_full[query_ring.stage], query_ring.parity);
       if (item.split) {
         attend_split();
-        finish_sums();
+        tile.finish_sums();
         merge();
         if (me == 0) store(item.frame_head, item.query_tile);
         named_barrier(1, kGroups * kWarpgroup);  // before the parts' memory is used again
       } else {
         attend_full();
-        finish_sums();
+        tile.finish_sums();
         store(item.frame_head, item.query_tile + me);
       }
       query_ring = query_ring.next();
