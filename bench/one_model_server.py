@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from triton_repo.config_pbtxt import CONFIG_FILE, PythonModel, to_text, triton_config
-from triton_repo.server import LOOPBACK, Endpoints
+from triton_repo.endpoints import LOOPBACK, Endpoints
 from triton_repo.server_binary import find_server
 
 READY_SECONDS = 120

@@ -31,8 +31,9 @@ from client.chat import VisionChat
 from engines.fidelity.cases import picture
 from export.build_folder import BuildFolder, replacing
 from triton_repo.build_paths import BuildPaths
+from triton_repo.endpoints import Endpoints
 from triton_repo.roles import Role
-from triton_repo.server import Endpoints, TritonServer
+from triton_repo.server import TritonServer
 from triton_repo.split.server_list import write_servers
 
 READY_SECONDS = 600

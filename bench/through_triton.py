@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from client.chat import VisionChat
-from triton_repo.server import Endpoints, TritonServer
+from triton_repo.endpoints import Endpoints
+from triton_repo.server import TritonServer
 
 
 class ThroughTriton:

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 from qwen3vl.errors import ArtifactError
+from triton_repo.endpoints import Endpoints
 from triton_repo.serve_command import LOG_FILE
-from triton_repo.server import Endpoints, TritonServer
+from triton_repo.server import TritonServer
 
 HELP = "serve a build, ask a question about a picture, shut down"
 SAMPLES = Path(__file__).parent.parent / "models/tiny-shapes/samples"

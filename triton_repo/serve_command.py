@@ -11,8 +11,9 @@ from pathlib import Path
 
 from qwen3vl.errors import ArtifactError
 from triton_repo.build_paths import ENCODE_SERVERS_FILE, BuildPaths
+from triton_repo.endpoints import Endpoints
 from triton_repo.roles import Role
-from triton_repo.server import Endpoints, TritonServer
+from triton_repo.server import TritonServer
 from triton_repo.split.server_list import read_servers, write_servers
 
 HELP = "serve a build with Triton Inference Server"

@@ -4,73 +4,39 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from qwen3vl.errors import Qwen3VLError
 from triton_repo import die_with_parent
 from triton_repo.build_paths import BuildPaths
 from triton_repo.device_rows import stay_on_gpu
+from triton_repo.endpoints import Endpoints
 from triton_repo.gpu_arguments import gpu_arguments
 from triton_repo.gpu_memory import require_memory
 from triton_repo.repo_check import require_sound
 from triton_repo.roles import Role
 from triton_repo.server_binary import KEEP_MEMORY, find_server
 from triton_repo.server_log import ServerLog
+from triton_repo.server_runtime import make_runtime, remove_leftovers, remove_runtime
 from triton_repo.whole import URL_VARIABLE
 
-LOOPBACK = "127.0.0.1"
 # How long requests may still run after a stop, and how long the rest may take.
 EXIT_SECONDS = 10
 UNLOAD_SECONDS = 10
 # tritonserver waits without end for clients that keep a stream open, when nothing is left to serve them.
 GONE_SECONDS = 3
 POLL_SECONDS = 0.1
-# A private folder is named by this, the process that made it, and something random.
-RUNTIME_PREFIX = "qwen3vl-serve-"
-SHARED_MEMORY = Path("/dev/shm")
 
 
 class ServerFailed(Qwen3VLError):
     """The server did not become ready, or ended; the message has the end of its log."""
-
-
-@dataclass(frozen=True)
-class Endpoints:
-    """Where a server listens; port 0 stands for any free one."""
-
-    host: str = LOOPBACK
-    http: int = 8000
-    grpc: int = 8001
-    metrics: int = 8002
-
-    def chosen(self) -> Endpoints:
-        """With a free port in place of each 0."""
-        with_sockets = [(port, socket.socket()) for port in (self.http, self.grpc, self.metrics)]
-        ports = []
-        for port, free in with_sockets:
-            if port == 0:
-                free.bind((self.host, 0))
-                port = free.getsockname()[1]
-            ports.append(port)
-        for _, free in with_sockets:
-            free.close()
-        return Endpoints(self.host, *ports)
-
-    @property
-    def local_host(self) -> str:
-        """By which this machine reaches it."""
-        return LOOPBACK if self.host == "0.0.0.0" else self.host
 
 
 class TritonServer:
@@ -100,8 +66,8 @@ class TritonServer:
         require_sound(repository := paths.repository(role))
         require_memory(paths, role)
         self._needs_pool = stay_on_gpu(paths, role)
-        _remove_leftovers()
-        self._runtime = Path(tempfile.mkdtemp(prefix=f"{RUNTIME_PREFIX}{os.getpid()}-"))
+        remove_leftovers()
+        self._runtime = make_runtime()
         try:
             binary = find_server(server, self._runtime)
             self.endpoints = (endpoints or Endpoints()).chosen()
@@ -111,7 +77,7 @@ class TritonServer:
                            URL_VARIABLE: f"{self.endpoints.local_host}:{self.endpoints.grpc}"}
             self._process = self._start(arguments, environment)
         except BaseException:
-            _remove_runtime(self._runtime)
+            remove_runtime(self._runtime)
             raise
 
     def __enter__(self) -> TritonServer:
@@ -183,7 +149,7 @@ class TritonServer:
                 os.killpg(self._process.pid, 0)
                 time.sleep(POLL_SECONDS)
         self._process.wait()
-        _remove_runtime(self._runtime)
+        remove_runtime(self._runtime)
 
     def _arguments(self, repository: Path) -> list[str]:
         at, host = self.endpoints, self.endpoints.host
@@ -211,21 +177,6 @@ class TritonServer:
         except (urllib.error.URLError, OSError):
             return False
         return self._process.poll() is None  # Ours, and not another server on the same port.
-
-
-def _remove_runtime(folder: Path) -> None:
-    """Remove a server's private folder, and the shared memory that is named after it."""
-    for file in SHARED_MEMORY.glob(f"{folder.name}-*"):
-        file.unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove_leftovers() -> None:
-    """Remove what processes left that were killed before they could."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{RUNTIME_PREFIX}*-*"):
-        owner = folder.name.removeprefix(RUNTIME_PREFIX).partition("-")[0]
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
-            _remove_runtime(folder)
 
 
 def _has_dead_child(pid: int) -> bool:

@@ -23,9 +23,10 @@ from bench.gpu_serving.steps import Steps
 from bench.gpu_serving.summary import summary
 from triton_repo.compose import compose
 from triton_repo.device_rows import DEVICE, HOST, PLACES
+from triton_repo.endpoints import Endpoints
 from triton_repo.repository import Options
 from triton_repo.roles import Role
-from triton_repo.server import Endpoints, TritonServer
+from triton_repo.server import TritonServer
 
 PARTS = ("first_token", "serve", "split", "handoff")
 FREE = Endpoints(http=0, grpc=0, metrics=0)

@@ -17,8 +17,9 @@ from client.chat import MODEL
 from export.build_folder import BuildFolder
 from qwen3vl.limits import Limits
 from triton_repo.build_paths import BuildPaths
+from triton_repo.endpoints import LOOPBACK, Endpoints
 from triton_repo.roles import Role
-from triton_repo.server import LOOPBACK, Endpoints, TritonServer
+from triton_repo.server import TritonServer
 
 READY_SECONDS = 600
 ANSWER_SECONDS = 10

@@ -23,7 +23,7 @@ from export.exporter import export
 from qwen3vl.checkpoint import Checkpoint
 from qwen3vl.config import ModelConfig
 from qwen3vl.processor import Processor
-from triton_repo.server import Endpoints
+from triton_repo.endpoints import Endpoints
 
 LAYERS = 6
 

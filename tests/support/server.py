@@ -18,10 +18,11 @@ from engines.builder import build_engines
 from export.exporter import export
 from tests.support.talking_checkpoint import make_talking_checkpoint
 from triton_repo.compose import compose
+from triton_repo.endpoints import Endpoints
 from triton_repo.repository import Options
 from triton_repo.roles import Role
 from triton_repo.serve_command import LOG_FILE
-from triton_repo.server import Endpoints, TritonServer
+from triton_repo.server import TritonServer
 
 READY_SECONDS = 120
 SLOTS = 4

@@ -21,8 +21,9 @@ from qwen3vl.errors import ArtifactError
 from tests.support.server import infer_input
 from tests.support.talking_checkpoint import EMOJI, SENTENCES
 from triton_repo.compose import compose
+from triton_repo.endpoints import LOOPBACK, Endpoints
 from triton_repo.repository import WHOLE, Options
-from triton_repo.server import LOOPBACK, Endpoints, ServerFailed, TritonServer
+from triton_repo.server import ServerFailed, TritonServer
 from triton_repo.server_binary import KEEP_MEMORY
 
 SECONDS = 60

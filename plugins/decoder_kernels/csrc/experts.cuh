@@ -7,9 +7,7 @@
 
 #include <cuda_runtime.h>
 
-#include <type_traits>
-
-#include "expert_plan.cuh"
+#include "expert_shape.cuh"
 #include "expert_stream.cuh"
 #include "fragments.cuh"
 #include "launch.h"
@@ -19,38 +17,6 @@ namespace qwen3vl {
 namespace {
 
 constexpr int kDownSlices = kStreamWarps / 2;
-
-// kFew: no more tokens than rows of a unit, so that every token has its own row.
-template <typename Rows, int kHalves, bool kFew>
-struct ExpertShape {
-  using Tiles = ExpertTiles<Rows>;
-  static constexpr int kRows = kHalves * kHalfTile;
-  // Whether a block takes half of a multiprocessor. Wide rows of many experts are bound by memory: one long ring keeps
-  // more on its way than two short ones. Rows of 4 bits are bound by taking them apart: twice the warps do more of that.
-  static constexpr bool kHalfBlocks = kHalves == 1 && (kFew || Rows::kRowTiles > 1);
-  static constexpr int kMaxPairs = kFew ? 64 : kHalves == 1 ? 512 : 2048;
-  using Plan = ExpertPlan<kMaxPairs, kRows>;
-  using Planning =
-      std::conditional_t<kFew, FewTokensPlan<kMaxPairs, kRows>, ManyTokensPlan<kMaxPairs, kRows, kStreamWarps>>;
-  static constexpr int kBudget = kHalfBlocks ? kHalfBudget : kFullBudget;
-  static constexpr int kSums = Tiles::kRowTiles * kHalves;
-  static constexpr int kStages = stages_that_fit<kSums>(kBudget, Tiles::kUpPiece, sizeof(Plan), Tiles::kUpExtra);
-  using Memory = StreamMemory<kSums, kStages, Tiles::kUpPiece, Tiles::kUpExtra>;
-  struct Shared {
-    Memory stream;
-    Plan plan;
-    // Of the plan, before the first sums are there.
-    __device__ typename Planning::Scratch& scratch() {
-      return reinterpret_cast<typename Planning::Scratch&>(stream.partials);
-    }
-  };
-  static_assert(sizeof(Shared) <= kBudget);
-
-  // Blocks of a multiprocessor. The few wide experts of one or two tokens gain more from the next kernel's starting in
-  // the other half.
-  static int blocks_each(int tokens) { return kHalfBlocks && (Rows::kRowTiles > 1 || tokens > kFewWideTokens) ? 2 : 1; }
-  static_assert(sizeof(typename Planning::Scratch) <= sizeof(Memory::partials));
-};
 
 template <typename Rows, int kHalves, bool kFew>
 class Experts {
