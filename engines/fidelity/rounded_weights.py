@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 
-from export.quantisation.blocks import dequantise, quantise
+from export.quantisation.blocks import round_each
 from export.quantisation.scheme import Blockwise, Quantisation
 from qwen3vl.config import ModelConfig
 
@@ -31,14 +31,15 @@ def round_weights(parameters: Iterable[tuple[str, torch.nn.Parameter]], head: to
             continue
         if name.endswith(EXPERTS):
             block = scheme.block_for(name, text.hidden_size, text.moe_intermediate_size)
-            for expert in parameter:
-                _round(expert, scheme, block)
+            _round(parameter, scheme, block)
         elif name.endswith(LINEAR):
-            _round(parameter, scheme, scheme.block_for(name, parameter.shape[1]))
+            _round([parameter], scheme, scheme.block_for(name, parameter.shape[1]))
     # A copy: a tied head shares its memory with the embedding, which stays as it is.
     head.weight = torch.nn.Parameter(head.weight.clone(), requires_grad=False)
-    _round(head.weight, quantisation.head, quantisation.head.block_for("lm_head.weight", text.hidden_size))
+    _round([head.weight], quantisation.head, quantisation.head.block_for("lm_head.weight", text.hidden_size))
 
 
-def _round(matrix: torch.Tensor, scheme: Blockwise, block: int) -> None:
-    matrix.copy_(torch.from_numpy(dequantise(quantise(matrix.numpy(), scheme.bits, block))))
+def _round(matrices: Sequence[torch.Tensor] | torch.Tensor, scheme: Blockwise, block: int) -> None:
+    rounded = round_each((matrix.numpy() for matrix in matrices), scheme.bits, block)
+    for matrix, values in zip(matrices, rounded, strict=True):
+        matrix.copy_(torch.from_numpy(values))

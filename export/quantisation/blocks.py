@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-# Values that one thread works on at a time: with all intermediate arrays they stay in its cache.
-SLICE_VALUES = 1 << 16
+from export.quantisation.slices import Arrays, in_slices
+
 # Shares of a block's range that are tried. Clipping its extremes makes all other steps finer; at 8 bits nothing is won.
 SHARES = {4: (1.0, 0.92, 0.84, 0.76), 8: (1.0,)}
 # Goes up when the same weights come out differently.
@@ -46,13 +44,26 @@ def quantise(matrix: np.ndarray, bits: int, block: int) -> Blocks:
     Raises:
         ValueError: a value is not finite.
     """
-    rows, length = matrix.shape
-    step = max(1, SLICE_VALUES // length)
-    slices = [matrix[start : start + step] for start in range(0, rows, step)]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        parts = list(pool.map(lambda part: _quantise_slice(part, bits, block), slices))
-    return Blocks(*(np.concatenate([getattr(part, name) for part in parts])
-                    for name in ("codes", "scales", "zero_points")))
+    return Blocks(*next(in_slices([matrix], lambda rows: _quantise_rows(rows, bits, block))))
+
+
+def quantise_each(matrices: Iterable[np.ndarray], bits: int, block: int) -> Iterator[Blocks]:
+    """`quantise` of one matrix after the other, their codes and zero points packed: uint8 [N, packed K or K / b]."""
+    def packed(rows: np.ndarray) -> Arrays:
+        codes, scales, zero_points = _quantise_rows(rows, bits, block)
+        return pack(codes, bits), scales, pack(zero_points, bits)
+
+    for arrays in in_slices(matrices, packed):
+        yield Blocks(*arrays)
+
+
+def round_each(matrices: Iterable[np.ndarray], bits: int, block: int) -> Iterator[np.ndarray]:
+    """`dequantise(quantise(matrix))` of one matrix after the other."""
+    def rounded(rows: np.ndarray) -> Arrays:
+        return (dequantise(Blocks(*_quantise_rows(rows, bits, block))),)
+
+    for matrix, in in_slices(matrices, rounded):
+        yield matrix
 
 
 def dequantise(blocks: Blocks) -> np.ndarray:
@@ -71,7 +82,8 @@ def pack(values: np.ndarray, bits: int) -> np.ndarray:
     return values[..., ::2] | values[..., 1::2] << 4
 
 
-def _quantise_slice(matrix: np.ndarray, bits: int, block: int) -> Blocks:
+def _quantise_rows(matrix: np.ndarray, bits: int, block: int) -> Arrays:
+    """Codes, scales and zero points, as in `Blocks`."""
     rows, length = matrix.shape
     x = matrix.astype(np.float32).reshape(rows, length // block, block)
     best = None
@@ -87,7 +99,7 @@ def _quantise_slice(matrix: np.ndarray, bits: int, block: int) -> Blocks:
                 kept[better] = new[better]
     _, centred, scales, zero_points = best
     codes = (centred + zero_points[..., None]).astype(np.uint8)
-    return Blocks(codes.reshape(rows, length), scales, zero_points.astype(np.uint8))
+    return codes.reshape(rows, length), scales, zero_points.astype(np.uint8)
 
 
 def _candidates(x: np.ndarray, bits: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

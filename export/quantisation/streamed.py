@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.graph import GraphBuilder
-from export.quantisation.blocks import pack, quantise
+from export.quantisation.blocks import quantise_each
 from qwen3vl.errors import CheckpointError
 
 
@@ -50,13 +50,12 @@ class StreamedBlocks:
 
     def _codes(self) -> Iterator[np.ndarray]:
         self._kept = []
-        for matrix in self._matrices():
-            try:
-                blocks = quantise(matrix, self._bits, self._block)
-            except ValueError as error:
-                raise CheckpointError(f"{self._label} cannot be quantised: {error}") from None
-            self._kept.append((blocks.scales, pack(blocks.zero_points, self._bits)))
-            yield pack(blocks.codes, self._bits)
+        try:
+            for blocks in quantise_each(self._matrices(), self._bits, self._block):
+                self._kept.append((blocks.scales, blocks.zero_points))
+                yield blocks.codes
+        except ValueError as error:
+            raise CheckpointError(f"{self._label} cannot be quantised: {error}") from None
 
     def _rest(self, part: int) -> Iterator[np.ndarray]:
         if not self._kept:

@@ -1,12 +1,14 @@
 """The numerics of quantisation: ranges, zero points, packing, and that the search finds less error."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.quantisation import blocks
-from export.quantisation.blocks import dequantise, pack, quantise
+from export.quantisation import blocks, slices
+from export.quantisation.blocks import dequantise, pack, quantise, quantise_each, round_each
 
 
 def error(matrix: np.ndarray, bits: int, block: int) -> float:
@@ -57,10 +59,49 @@ def test_eight_bits_are_much_finer_than_four(bits: int, ceiling: float):
 def test_slices_do_not_show(monkeypatch: pytest.MonkeyPatch):
     matrix = np.random.default_rng(2).standard_normal((50, 64), dtype=np.float32)
     whole = quantise(matrix, 4, 32)
-    monkeypatch.setattr(blocks, "SLICE_VALUES", 7 * 64)
+    monkeypatch.setattr(slices, "SLICE_VALUES", 7 * 64)
     sliced = quantise(matrix, 4, 32)
     for name in ("codes", "scales", "zero_points"):
         np.testing.assert_array_equal(getattr(whole, name), getattr(sliced, name))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_many_matrices_come_in_order_packed_or_rounded(bits: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(slices, "SLICE_VALUES", 7 * 96)
+    random = np.random.default_rng(3)
+    matrices = [random.standard_normal((rows, 96), dtype=np.float32) for rows in (1, 50, 7, 8, 30, 3, 3, 3, 100, 2)]
+    asked = []
+
+    def one_by_one() -> Iterator[np.ndarray]:
+        for matrix in matrices:
+            asked.append(len(matrix))
+            yield matrix
+
+    packed = quantise_each(one_by_one(), bits, 32)
+    for matrix, rounded in zip(matrices, round_each(matrices, bits, 32), strict=True):
+        expected, found = quantise(matrix, bits, 32), next(packed)
+        np.testing.assert_array_equal(found.codes, pack(expected.codes, bits))
+        np.testing.assert_array_equal(found.scales, expected.scales)
+        np.testing.assert_array_equal(found.zero_points, pack(expected.zero_points, bits))
+        np.testing.assert_array_equal(rounded, dequantise(expected))
+    assert next(packed, None) is None and asked == [len(matrix) for matrix in matrices]
+
+
+def test_matrices_are_not_read_far_ahead(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(slices.os, "sched_getaffinity", lambda _: {0, 1})
+    asked = 0
+
+    def endless() -> Iterator[np.ndarray]:
+        nonlocal asked
+        while True:
+            asked += 1
+            yield np.zeros((4, 32), np.float32)
+
+    found = quantise_each(endless(), 4, 16)
+    for _ in range(3):
+        next(found)
+    found.close()
+    assert 3 <= asked <= 3 + slices.AHEAD * 2
 
 
 def test_packing():
