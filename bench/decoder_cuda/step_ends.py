@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -38,17 +39,14 @@ class StepEnds:
         self.call("top_logits", best, ids, scratch, logits, rows, vocabulary, k)
         return best, ids
 
-    def embed(self, ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-        out = torch.full((len(ids), table.shape[1]), torch.nan, device="cuda", dtype=table.dtype)
-        self.call("embed_tokens", out, ids, table, len(ids), *table.shape, element_type(table.dtype))
-        return out
-
-    def angles(self, positions: torch.Tensor, axes: torch.Tensor,
-               frequencies: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        tokens, count = positions.shape[1], len(axes)
+    def inputs(self, ids: torch.Tensor, table: torch.Tensor, positions: torch.Tensor, axes: torch.Tensor,
+               frequencies: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        tokens, count = len(ids), len(axes)
+        hidden = torch.full((tokens, table.shape[1]), torch.nan, device="cuda", dtype=table.dtype)
         cosines, sines = (torch.full((tokens, count), torch.nan, device="cuda") for _ in range(2))
-        self.call("rotary_angles", cosines, sines, positions, axes, frequencies, tokens, count)
-        return cosines, sines
+        self.call("step_inputs", hidden, cosines, sines, ids, table, positions, axes, frequencies, tokens,
+                  *table.shape, count, element_type(table.dtype))
+        return hidden, cosines, sines
 
     def call(self, name: str, *arguments: torch.Tensor | float) -> None:
         addresses = (x.data_ptr() if isinstance(x, torch.Tensor) else x for x in arguments)
@@ -66,22 +64,19 @@ def check_top(ends: StepEnds, rows: int, vocabulary: int, k: int) -> float:
     return 0.0
 
 
-def check_embedding(ends: StepEnds, tokens: int, dtype: torch.dtype) -> float:
+def check_inputs(ends: StepEnds, tokens: int, dtype: torch.dtype) -> float:
+    """The angles' largest error; NaN where a row is not that of the table."""
     table = torch.randn(1000, 2048, device="cuda", dtype=dtype)
     ids = torch.randint(-5, 1200, (tokens,), device="cuda", dtype=torch.int32)
-    known = (ids >= 0) & (ids < 1000)
-    expected = torch.where(known[:, None], table[ids.clamp(0, 999).long()], torch.zeros((), dtype=dtype, device="cuda"))
-    return 0.0 if torch.equal(ends.embed(ids, table), expected) else float("nan")
-
-
-def check_angles(ends: StepEnds, tokens: int) -> float:
-    """The largest difference."""
     positions = torch.randint(0, 262144, (3, tokens), device="cuda", dtype=torch.int32)
     axes = torch.arange(64, device="cuda") % 3
     frequencies = 5e6 ** (-torch.arange(64, device="cuda") / 64)
+    hidden, *found = ends.inputs(ids, table, positions, axes, frequencies)
+    known = (ids >= 0) & (ids < len(table))
+    rows = torch.where(known[:, None], table[ids.clamp(0, 999).long()], torch.zeros((), dtype=dtype, device="cuda"))
     angles = (positions[axes].T.float() * frequencies).double()
-    found = ends.angles(positions, axes, frequencies)
-    return max(float((x.double() - y).abs().max()) for x, y in zip(found, (angles.cos(), angles.sin()), strict=True))
+    errors = [float((x.double() - y).abs().max()) for x, y in zip(found, (angles.cos(), angles.sin()), strict=True)]
+    return max(errors) if torch.equal(hidden, rows) else float("nan")
 
 
 def checks(ends: StepEnds) -> dict[str, Callable[[], float]]:
@@ -89,10 +84,8 @@ def checks(ends: StepEnds) -> dict[str, Callable[[], float]]:
     named: dict[str, Callable[[], float]] = {
         f"{k} most likely of {vocabulary}, {rows} sequences": lambda size=(rows, vocabulary, k): check_top(ends, *size)
         for rows, vocabulary, k in sizes}
-    for dtype in (torch.bfloat16, torch.float16):
-        named[f"embedding, {dtype}"] = lambda dtype=dtype: check_embedding(ends, 77, dtype)
-    for tokens in (1, 999):
-        named[f"angles of {tokens} tokens"] = lambda tokens=tokens: check_angles(ends, tokens)
+    for dtype, tokens in itertools.product((torch.bfloat16, torch.float16), (1, 999)):
+        named[f"inputs of {tokens} tokens, {dtype}"] = lambda arguments=(tokens, dtype): check_inputs(ends, *arguments)
     return named
 
 
@@ -109,7 +102,7 @@ def timed(ends: StepEnds, shape: Shape, batch: int, read_bandwidth: float) -> di
         "most likely tokens": lambda: ends.call("top_logits", best, best_ids, found, logits, batch, shape.vocabulary,
                                                  CANDIDATES),
         "torch.topk": lambda: logits.topk(CANDIDATES, dim=1),
-        "embedding": lambda: ends.embed(ids, table), "angles": lambda: ends.angles(positions, axes, frequencies)}
+        "inputs": lambda: ends.inputs(ids, table, positions, axes, frequencies)}
     times = {name: milliseconds(graph_of(lambda call=call: [call() for _ in range(REPEATS)]), 7) / REPEATS * 1e3
              for name, call in work.items()}
     return times | {"floor of the most likely tokens": logits.nbytes / read_bandwidth * 1e6}

@@ -1,6 +1,6 @@
-"""What surrounds the decoder's layers, in the operators of plugins/decoder_kernels: fewer kernels, each of one step.
+"""What surrounds the decoder's layers, in the operators of plugins/decoder_kernels.
 
-Embedding, DeepStack levels and angles were 30 nodes. The most likely tokens are outputs of the graph.
+Embedding, angles and DeepStack levels were 30 nodes. The most likely tokens are outputs of the graph.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from engines.onnxruntime.cuda_record import BEST, CANDIDATES, IDS
 from export.graph import value
-from plugins.decoder_kernels.operators import DOMAIN, EMBED_TOKENS, ROTARY_ANGLES, TOP_LOGITS
+from plugins.decoder_kernels.operators import DOMAIN, STEP_INPUTS, TOP_LOGITS
 from plugins.deepstack_add.operator import NAME as DEEPSTACK_ADD
 
 TABLE = "visual_rows"
@@ -21,8 +21,12 @@ def use_input_kernels(model: ir.Model) -> None:
     Raises:
         ValueError: the graph is not the exported one.
     """
-    _embed(model)
-    _turn(model)
+    words, token_ids, _ = (first := next(node for node in model.graph if node.op_type == DEEPSTACK_ADD)).inputs
+    cosines, sines = (next(node.outputs[0] for node in model.graph if node.op_type == kind) for kind in ("Cos", "Sin"))
+    inputs = ir.node(STEP_INPUTS, [token_ids, _embedding(words), *_positions(cosines, sines)], domain=DOMAIN,
+                     num_outputs=3, name=STEP_INPUTS)
+    model.graph.insert_before(first, inputs)
+    ir.convenience.replace_all_uses_with([words, cosines, sines], inputs.outputs)
     next(x for x in model.graph.inputs if x.name == TABLE).dtype = ir.DataType.FLOAT
     for key in [key for key in model.functions if key[1] == DEEPSTACK_ADD]:  # its kernel comes with the others
         del model.functions[key]
@@ -37,28 +41,20 @@ def put_out_candidates(model: ir.Model, vocab_size: int) -> None:
     model.graph.outputs.extend(outputs)
 
 
-def _embed(model: ir.Model) -> None:
-    first = next(node for node in model.graph if node.op_type == DEEPSTACK_ADD)
-    words, token_ids, _ = first.inputs
+def _embedding(words: ir.Value) -> ir.Value:
     chosen = words.producer()
     if chosen is None or chosen.op_type != "Where" or chosen.inputs[1].producer().op_type != "Gather":
         raise ValueError(f"{words.name} is not the embedding of words")
-    table = chosen.inputs[1].producer().inputs[0]
-    embedded = ir.node(EMBED_TOKENS, [token_ids, table], domain=DOMAIN, name=EMBED_TOKENS)
-    model.graph.insert_before(first, embedded)
-    ir.convenience.replace_all_uses_with(words, embedded.outputs[0])
+    return chosen.inputs[1].producer().inputs[0]
 
 
-def _turn(model: ir.Model) -> None:
-    cosines, sines = (next(node for node in model.graph if node.op_type == kind) for kind in ("Cos", "Sin"))
-    product = cosines.inputs[0].producer()
-    if product.op_type != "Mul" or sines.inputs[0].producer() is not product:
-        raise ValueError(f"{cosines.inputs[0].name} is not positions by frequencies, or not that of the sines")
-    by_frequency, frequencies = product.inputs
-    gathered = by_frequency.producer().inputs[0].producer()
-    positions, axes = gathered.inputs
+def _positions(cosines: ir.Value, sines: ir.Value) -> tuple[ir.Value, ...]:
+    """Position ids, axes and frequencies that angles come from."""
+    angles = cosines.producer().inputs[0]
+    if angles.producer().op_type != "Mul" or sines.producer().inputs[0] is not angles:
+        raise ValueError(f"{angles.name} is not positions by frequencies, or not the angles of {sines.name}")
+    by_frequency, frequencies = angles.producer().inputs
+    positions, axes = by_frequency.producer().inputs[0].producer().inputs
     while positions.producer() is not None:  # the graph's input, before it is cast
         positions = positions.producer().inputs[0]
-    angles = ir.node(ROTARY_ANGLES, [positions, axes, frequencies], domain=DOMAIN, num_outputs=2, name=ROTARY_ANGLES)
-    model.graph.insert_before(cosines, angles)
-    ir.convenience.replace_all_uses_with([cosines.outputs[0], sines.outputs[0]], angles.outputs)
+    return positions, axes, frequencies

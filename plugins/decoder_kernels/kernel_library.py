@@ -12,8 +12,7 @@ _TYPES = {"float16": 1, "bfloat16": 2}  # enum Qwen3vlType
 
 # Arguments of each function: p a device address or stream, i an int, f a float.
 _SIGNATURES = {
-    "embed_tokens": "pppiiiip",
-    "rotary_angles": "pppppiip",
+    "step_inputs": "ppppppppiiiiip",
     "product": "ppppiiiiip",
     "int4_product": "pppppiiiiip",
     "decode_attention": "pppppppppiiiiiffiip",

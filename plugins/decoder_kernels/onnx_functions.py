@@ -15,15 +15,14 @@ from plugins.decoder_kernels.operators import (
     ADD_NORM,
     CACHED_ATTENTION,
     DOMAIN,
-    EMBED_TOKENS,
     INT4_ROUTED_EXPERTS,
     INT4_ROW_PRODUCT,
     INT4_ROW_PRODUCT_ADD,
-    ROTARY_ANGLES,
     ROUTED_EXPERTS,
     ROW_LOGITS,
     ROW_PRODUCT,
     ROW_PRODUCT_ADD,
+    STEP_INPUTS,
     TOP_LOGITS,
 )
 from plugins.deepstack_add.onnx_function import deepstack_add_function
@@ -39,8 +38,8 @@ def decoder_functions(opset: int) -> list[ir.Function]:
     attention_attributes = {"num_heads": _INT, "kv_num_heads": _INT, "epsilon": _FLOAT, "scale": _FLOAT}
     int4_experts = ("h", "norm", "router", "gate_up", "gate_up_blocks", "down", "down_blocks")
     return [
-        onnx_function(DOMAIN, EMBED_TOKENS, ("token_ids", "table"), _embed_tokens, opset),
-        onnx_function(DOMAIN, ROTARY_ANGLES, ("position_ids", "axes", "frequencies"), _rotary_angles, opset),
+        onnx_function(DOMAIN, STEP_INPUTS, ("token_ids", "table", "position_ids", "axes", "frequencies"), _step_inputs,
+                      opset),
         onnx_function(DOMAIN, TOP_LOGITS, ("logits",), _top_logits, opset, {"k": _INT}),
         onnx_function(DOMAIN, ROW_PRODUCT, ("x", "weights"), _row_product, opset),
         onnx_function(DOMAIN, ROW_PRODUCT_ADD, ("x", "weights", "residual"), _row_product_add, opset),
@@ -66,18 +65,15 @@ def _rms_norm(body: FunctionBody, x: ir.Value, scale: ir.Value) -> ir.Value:
     return body.op("RMSNormalization", x, scale, of_function={"epsilon": "epsilon"}, axis=-1)
 
 
-def _embed_tokens(body: FunctionBody, token_ids: ir.Value, table: ir.Value) -> ir.Value:
+def _step_inputs(body: FunctionBody, token_ids: ir.Value, table: ir.Value, position_ids: ir.Value, axes: ir.Value,
+                 frequencies: ir.Value) -> tuple[ir.Value, ...]:
     zero, rows = (body.op("CastLike", x, token_ids) for x in (body.integers(0), body.op("Shape", table, end=1)))
     known = body.op("And", body.op("Not", body.op("Less", token_ids, zero)), body.op("Less", token_ids, rows))
     words = body.op("Gather", table, body.op("Where", known, token_ids, zero), axis=0)
-    return body.op("Mul", words, body.op("CastLike", body.op("Unsqueeze", known, body.integers(-1)), table))
-
-
-def _rotary_angles(body: FunctionBody, position_ids: ir.Value, axes: ir.Value,
-                   frequencies: ir.Value) -> tuple[ir.Value, ir.Value]:
+    hidden = body.op("Mul", words, body.op("CastLike", body.op("Unsqueeze", known, body.integers(-1)), table))
     by_frequency = body.op("Gather", body.op("CastLike", position_ids, frequencies), axes, axis=0)
     angles = body.op("Mul", body.op("Transpose", by_frequency, perm=[1, 2, 0]), frequencies)
-    return body.op("Cos", angles), body.op("Sin", angles)
+    return hidden, body.op("Cos", angles), body.op("Sin", angles)
 
 
 def _top_logits(body: FunctionBody, logits: ir.Value) -> tuple[ir.Value, ir.Value]:

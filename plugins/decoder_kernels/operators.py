@@ -15,32 +15,32 @@ from plugins.decoder_kernels.int4_rows import dequantise_rows
 
 DOMAIN = "qwen3vl"
 VERSION = 1
-EMBED_TOKENS, ROTARY_ANGLES, TOP_LOGITS = "EmbedTokens", "RotaryAngles", "TopLogits"
+STEP_INPUTS, TOP_LOGITS = "StepInputs", "TopLogits"
 ROW_PRODUCT, ROW_PRODUCT_ADD, ROW_LOGITS = "RowProduct", "RowProductAdd", "RowLogits"
 CACHED_ATTENTION, ROUTED_EXPERTS, ADD_NORM = "CachedAttention", "RoutedExperts", "AddNorm"
 INT4_ROW_PRODUCT, INT4_ROW_PRODUCT_ADD = "Int4RowProduct", "Int4RowProductAdd"
 INT4_ROUTED_EXPERTS = "Int4RoutedExperts"
 
 
-def embed_tokens(token_ids: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Rows of the embedding, zeros for an id that it has no row for: int32 [...] and [V, H] to [..., H]."""
-    known = (token_ids >= 0) & (token_ids < len(table))
-    return table[np.where(known, token_ids, 0)] * known[..., None].astype(table.dtype)
-
-
-def rotary_angles(position_ids: np.ndarray, axes: np.ndarray, frequencies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and sines of M-RoPE: each frequency turns with the position on its own axis.
+def step_inputs(token_ids: np.ndarray, table: np.ndarray, position_ids: np.ndarray, axes: np.ndarray,
+                frequencies: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the layers take of each token.
 
     Args:
+        token_ids: int32 [B, S].
+        table: the embedding, float [V, H].
         position_ids: int32 [3, B, S].
-        axes: int64 [F], 0, 1 or 2.
+        axes: int64 [F]: on which axis, 0, 1 or 2, each frequency turns with the position.
         frequencies: float32 [F].
 
     Returns:
-        float32 [B, S, F] both.
+        float [B, S, H], rows of the embedding, zeros for an id that it has no row for; float32 [B, S, F] both, cosines
+        and sines of M-RoPE's angles.
     """
+    known = (token_ids >= 0) & (token_ids < len(table))
+    hidden = table[np.where(known, token_ids, 0)] * known[..., None].astype(table.dtype)
     angles = np.moveaxis(position_ids[axes].astype(np.float32), 0, -1) * frequencies
-    return np.cos(angles), np.sin(angles)
+    return hidden, np.cos(angles), np.sin(angles)
 
 
 def row_product(x: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -129,7 +129,7 @@ def test_a_layer_is_five_nodes_and_interface_and_weights_stay(random_build: Path
     kinds = Counter(node.op_type for node in after.graph)
     assert {name: kinds[name] for name in ("RowProduct", "CachedAttention", "RowProductAdd", "RoutedExperts", "AddNorm")
             } == dict.fromkeys(("RowProduct", "CachedAttention", "RowProductAdd", "RoutedExperts", "AddNorm"), layers)
-    once = ("EmbedTokens", "RotaryAngles", "RMSNormalization", "Reshape", "Gather", "RowLogits", "TopLogits")
+    once = ("StepInputs", "RMSNormalization", "Reshape", "Gather", "RowLogits", "TopLogits")
     assert kinds["DeepstackAdd"] == 1 + levels and {name: kinds[name] for name in once} == dict.fromkeys(once, 1)
     assert len(list(after.graph)) == 5 * layers + 1 + levels + len(once)
     assert not {"MatMul", "MoE", "GroupQueryAttention", "SkipSimplifiedLayerNormalization", "Split"} & set(kinds)

@@ -48,20 +48,17 @@ def assert_close(got: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
-def test_embedding_has_zeros_for_ids_that_are_no_words() -> None:
-    arrays = {"token_ids": np.array([[0, 9, 10, -1, 2**31 - 1, 3]], np.int32), **numbers(10, table=(10, HIDDEN))}
-    got, expected = run(operators.EMBED_TOKENS, arrays)[0], operators.embed_tokens(**arrays)
-    assert_close(got, expected)
-    np.testing.assert_array_equal(np.abs(expected[0]).sum(-1) == 0, [False, False, True, True, True, False])
-
-
-@pytest.mark.parametrize("tokens", [(1, 5), (3, 1)])
-def test_rotary_angles(tokens: tuple[int, int]) -> None:
+@pytest.mark.parametrize("tokens", [(1, 5), (5, 1)])
+def test_step_inputs(tokens: tuple[int, int]) -> None:
+    ids = np.array([0, 9, 10, -1, 2**31 - 1], np.int32).reshape(tokens)
     positions = np.random.default_rng(11).integers(0, 5000, (3, *tokens), np.int32)
-    arrays = {"position_ids": positions, "axes": np.array([0, 1, 2, 0, 1, 0]),
-              "frequencies": (1e4 ** -np.linspace(0, 1, 6)).astype(np.float32)}
-    for got, wanted in zip(run(operators.ROTARY_ANGLES, arrays, 2), operators.rotary_angles(**arrays), strict=True):
+    arrays = {"token_ids": ids, **numbers(10, table=(10, HIDDEN)), "position_ids": positions,
+              "axes": np.array([0, 1, 2, 0, 1, 0]), "frequencies": (1e4 ** -np.linspace(0, 1, 6)).astype(np.float32)}
+    expected = operators.step_inputs(**arrays)
+    for got, wanted in zip(run(operators.STEP_INPUTS, arrays, 3), expected, strict=True):
         assert_close(got, wanted)
+    zeros = [False, False, True, True, True]  # ids that are no words
+    np.testing.assert_array_equal((expected[0] == 0).all(-1).ravel(), zeros)
 
 
 def test_top_logits() -> None:

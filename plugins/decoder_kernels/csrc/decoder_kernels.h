@@ -4,9 +4,9 @@
 // Work is put on `stream` (a cudaStream_t) of the current device, without synchronisation or allocation, so that it can
 // be captured into a CUDA graph. A kernel may begin before the one ahead of it in the stream has ended; it then reads
 // weights, and waits for it before it touches anything else, but for `total_lengths`, `cosines`, `sines` and, in a
-// step, the cache of earlier tokens, which therefore none of these kernels in the same step may write. Each function
-// returns a cudaError_t: cudaErrorInvalidValue for sizes that no kernel was compiled for, else what the launch
-// returned.
+// step, the cache of earlier tokens: whoever writes these in the same step has to be complete before the kernel ahead of
+// the reader's can begin. Each function returns a cudaError_t: cudaErrorInvalidValue for sizes that no kernel was
+// compiled for, else what the launch returned.
 #pragma once
 
 #include <stddef.h>
@@ -18,14 +18,13 @@
 extern "C" {
 #endif
 
-// out [tokens, hidden] = table [rows, hidden] by the tokens' ids, zeros for an id that no row has. hidden: a multiple of 8.
-int qwen3vl_embed_tokens(void* out, const int32_t* token_ids, const void* table, int tokens, int rows, int hidden,
-                         int type, void* stream);
-
-// cosines, sines [tokens, frequencies] of positions[axes[d], token] * frequencies[d]. positions int32 [3, tokens], axes
-// int64 [frequencies] of 0, 1 and 2. Sizes: up to 256 frequencies.
-int qwen3vl_rotary_angles(float* cosines, float* sines, const int32_t* positions, const int64_t* axes,
-                          const float* frequencies, int tokens, int frequency_count, void* stream);
+// hidden [tokens, hidden_size] = table [rows, hidden_size] by the tokens' ids, zeros for an id that no row has; cosines,
+// sines [tokens, frequencies] of positions[axes[d], token] * frequencies[d]. positions int32 [3, tokens], axes int64
+// [frequencies] of 0, 1 and 2. Sizes: hidden_size a multiple of 8. Attention reads angles early: a kernel that waits for
+// all of its predecessors, such as qwen3vl_deepstack_add's, has to stand between.
+int qwen3vl_step_inputs(void* hidden, float* cosines, float* sines, const int32_t* token_ids, const void* table,
+                        const int32_t* positions, const int64_t* axes, const float* frequencies, int tokens, int rows,
+                        int hidden_size, int frequency_count, int type, void* stream);
 
 // out [tokens, rows] = x [tokens, inner] weights [rows, inner]^T + residual [tokens, rows].
 //

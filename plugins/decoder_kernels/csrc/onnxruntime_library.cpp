@@ -11,7 +11,6 @@
 
 extern "C" OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   using namespace qwen3vl;
-  return register_kernels<EmbedTokens, RotaryAngles, DeepstackAdd, RowProduct, RowProductAdd, RowLogits, AddNorm,
-                          RoutedExperts, CachedAttention, Int4RowProduct, Int4RowProductAdd, Int4RoutedExperts,
-                          TopLogits>(options, base);
+  return register_kernels<StepInputs, DeepstackAdd, RowProduct, RowProductAdd, RowLogits, AddNorm, RoutedExperts,
+                          CachedAttention, Int4RowProduct, Int4RowProductAdd, Int4RoutedExperts, TopLogits>(options, base);
 }

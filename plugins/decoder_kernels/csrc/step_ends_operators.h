@@ -1,4 +1,4 @@
-// EmbedTokens, RotaryAngles, DeepstackAdd and TopLogits: what is done once a step, or once a DeepStack level.
+// StepInputs, DeepstackAdd and TopLogits: what is done once a step, or once a DeepStack level.
 #pragma once
 
 #include <cstdint>
@@ -8,61 +8,45 @@
 
 namespace qwen3vl {
 
-class EmbedTokens : public DecoderKernel {
+// The first layer's inputs and the angles are one operator's, so that whatever the order of nodes, the angles are there
+// before attention, which reads them early: DeepstackAdd's kernel, which begins only when this one has ended, comes
+// between.
+class StepInputs : public DecoderKernel {
  public:
-  static constexpr char kName[] = "EmbedTokens";
-  static constexpr Type kInputs[] = {Type::kInt32, Type::kElement}, kOutputs[] = {Type::kElement};
+  static constexpr char kName[] = "StepInputs";
+  static constexpr Type kInputs[] = {Type::kInt32, Type::kElement, Type::kInt32, Type::kInt64, Type::kFloat32};
+  static constexpr Type kOutputs[] = {Type::kElement, Type::kFloat32, Type::kFloat32};
   using DecoderKernel::DecoderKernel;
 
   OrtStatus* initialise(const OrtKernelInfo*) { return nullptr; }
 
   OrtStatus* compute(const Call& call) const {
-    Tensor token_ids, table;
-    QWEN3VL_RETURN_IF_ERROR(call.inputs({&token_ids, &table}));
-    if (table.shape.size() != 2) return call.error("table " + text(table.shape) + " is no matrix");
-    Shape shape = token_ids.shape;
-    shape.push_back(table.shape[1]);
-    void *out = nullptr, *stream = nullptr;
-    QWEN3VL_RETURN_IF_ERROR(call.output(0, shape, &out));
+    Tensor token_ids, table, positions, axes, frequencies;
+    QWEN3VL_RETURN_IF_ERROR(call.inputs({&token_ids, &table, &positions, &axes, &frequencies}));
+    Shape hidden_shape = token_ids.shape, angle_shape = token_ids.shape, position_shape = token_ids.shape;
+    position_shape.insert(position_shape.begin(), 3);
+    if (table.shape.size() != 2 || positions.shape != position_shape || axes.shape != frequencies.shape) {
+      return call.error("token_ids " + text(token_ids.shape) + ", table " + text(table.shape) + ", position_ids " +
+                        text(positions.shape) + ", axes " + text(axes.shape) + " and frequencies " +
+                        text(frequencies.shape) + " do not go together");
+    }
+    const int64_t tokens = elements(token_ids.shape), count = elements(frequencies.shape);
+    hidden_shape.push_back(table.shape[1]);
+    angle_shape.push_back(count);
+    void *hidden = nullptr, *cosines = nullptr, *sines = nullptr, *stream = nullptr;
+    QWEN3VL_RETURN_IF_ERROR(call.output(0, hidden_shape, &hidden));
+    QWEN3VL_RETURN_IF_ERROR(call.output(1, angle_shape, &cosines));
+    QWEN3VL_RETURN_IF_ERROR(call.output(2, angle_shape, &sines));
     QWEN3VL_RETURN_IF_ERROR(call.stream(&stream));
-    const int64_t tokens = elements(token_ids.shape);
     if (tokens == 0) return nullptr;
     return call.launched(
-        qwen3vl_embed_tokens(out, static_cast<const int32_t*>(token_ids.data), table.data, static_cast<int>(tokens),
-                             static_cast<int>(table.shape[0]), static_cast<int>(table.shape[1]), type_, stream),
-        {&token_ids, &table});
-  }
-};
-
-class RotaryAngles : public DecoderKernel {
- public:
-  static constexpr char kName[] = "RotaryAngles";
-  static constexpr Type kInputs[] = {Type::kInt32, Type::kInt64, Type::kFloat32};
-  static constexpr Type kOutputs[] = {Type::kFloat32, Type::kFloat32};
-  using DecoderKernel::DecoderKernel;
-
-  OrtStatus* initialise(const OrtKernelInfo*) { return nullptr; }
-
-  OrtStatus* compute(const Call& call) const {
-    Tensor positions, axes, frequencies;
-    QWEN3VL_RETURN_IF_ERROR(call.inputs({&positions, &axes, &frequencies}));
-    if (positions.shape.size() != 3 || positions.shape[0] != 3 || axes.shape != frequencies.shape) {
-      return call.error("positions " + text(positions.shape) + " or axes " + text(axes.shape) +
-                        " do not go with frequencies " + text(frequencies.shape));
-    }
-    const int64_t count = elements(frequencies.shape);
-    const Shape shape{positions.shape[1], positions.shape[2], count};
-    void *cosines = nullptr, *sines = nullptr, *stream = nullptr;
-    QWEN3VL_RETURN_IF_ERROR(call.output(0, shape, &cosines));
-    QWEN3VL_RETURN_IF_ERROR(call.output(1, shape, &sines));
-    QWEN3VL_RETURN_IF_ERROR(call.stream(&stream));
-    if (elements(shape) == 0) return nullptr;
-    return call.launched(
-        qwen3vl_rotary_angles(static_cast<float*>(cosines), static_cast<float*>(sines),
-                              static_cast<const int32_t*>(positions.data), static_cast<const int64_t*>(axes.data),
-                              static_cast<const float*>(frequencies.data), static_cast<int>(shape[0] * shape[1]),
-                              static_cast<int>(count), stream),
-        {&positions, &frequencies});
+        qwen3vl_step_inputs(hidden, static_cast<float*>(cosines), static_cast<float*>(sines),
+                            static_cast<const int32_t*>(token_ids.data), table.data,
+                            static_cast<const int32_t*>(positions.data), static_cast<const int64_t*>(axes.data),
+                            static_cast<const float*>(frequencies.data), static_cast<int>(tokens),
+                            static_cast<int>(table.shape[0]), static_cast<int>(table.shape[1]),
+                            static_cast<int>(count), type_, stream),
+        {&token_ids, &table, &frequencies});
   }
 };
 

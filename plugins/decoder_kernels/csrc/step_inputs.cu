@@ -5,22 +5,18 @@
 
 #include "decoder_kernels.h"
 #include "launch.h"
-#include "partition.h"
 
-int qwen3vl_embed_tokens(void* out, const int32_t* token_ids, const void* table, int tokens, int rows, int hidden,
-                         int type, void* stream) {
+int qwen3vl_step_inputs(void* hidden, float* cosines, float* sines, const int32_t* token_ids, const void* table,
+                        const int32_t* positions, const int64_t* axes, const float* frequencies, int tokens, int rows,
+                        int hidden_size, int frequency_count, int type, void* stream) {
   using namespace qwen3vl;
   constexpr int kWidth = 8;  // elements of a pack
-  if (tokens < 1 || rows < 1 || hidden < 1 || hidden % kWidth != 0) return cudaErrorInvalidValue;
+  if (tokens < 1 || rows < 1 || hidden_size < 1 || hidden_size % kWidth != 0 || frequency_count < 1) {
+    return cudaErrorInvalidValue;
+  }
   if (type != QWEN3VL_FLOAT16 && type != QWEN3VL_BFLOAT16) return cudaErrorInvalidValue;
-  return launch(embed_tokens_kernel, dim3(tokens), kEmbedThreads, 0, 1, static_cast<cudaStream_t>(stream),
-                static_cast<uint4*>(out), token_ids, static_cast<const uint4*>(table), rows, hidden / kWidth);
-}
-
-int qwen3vl_rotary_angles(float* cosines, float* sines, const int32_t* positions, const int64_t* axes,
-                          const float* frequencies, int tokens, int frequency_count, void* stream) {
-  using namespace qwen3vl;
-  if (tokens < 1 || frequency_count < 1 || frequency_count > kMostFrequencies) return cudaErrorInvalidValue;
-  return launch(rotary_angles_kernel, dim3(tokens), groups_of(frequency_count, kWarp) * kWarp, 0, 1,
-                static_cast<cudaStream_t>(stream), cosines, sines, positions, axes, frequencies, frequency_count);
+  const InputArguments arguments{static_cast<uint4*>(hidden), cosines, sines, token_ids,
+                                 static_cast<const uint4*>(table), positions, axes, frequencies, rows,
+                                 hidden_size / kWidth, frequency_count};
+  return launch(step_inputs_kernel, dim3(tokens), kInputThreads, 0, 1, static_cast<cudaStream_t>(stream), arguments);
 }

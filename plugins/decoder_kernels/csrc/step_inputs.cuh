@@ -1,4 +1,4 @@
-// What the first layer takes: rows of the embedding, and angles of the positions.
+// What the layers take of a token: its row of the embedding, and the angles of its positions.
 #pragma once
 
 #include <cstdint>
@@ -7,35 +7,35 @@
 
 namespace qwen3vl {
 
-constexpr int kEmbedThreads = 256;
+constexpr int kInputThreads = 256;
 
-// A block for each token; rows are of so many packs of 16 bytes. Zeros where the table has no row of that number.
-__global__ void __launch_bounds__(kEmbedThreads) embed_tokens_kernel(uint4* out, const std::int32_t* token_ids,
-                                                                     const uint4* table, int rows, int packs) {
+struct InputArguments {
+  uint4* hidden;  // [tokens, packs]
+  float *cosines, *sines;  // [tokens, frequency_count]
+  const std::int32_t* token_ids;  // [tokens]
+  const uint4* table;  // [rows, packs]
+  const std::int32_t* positions;  // [3, tokens]
+  const std::int64_t* axes;  // [frequency_count]
+  const float* frequencies;  // [frequency_count]
+  int rows, packs, frequency_count;
+};
+
+// A block for each token. Rows are of so many packs of 16 bytes: zeros where the table has no row of the token's number.
+// Each frequency turns with the position of its own axis.
+__global__ void __launch_bounds__(kInputThreads) step_inputs_kernel(const InputArguments arguments) {
   let_next_kernel_start();
   wait_for_previous_kernel();
-  const std::int64_t token = blockIdx.x, id = __ldcg(token_ids + token);
-  const bool known = id >= 0 && id < rows;
-  for (int i = threadIdx.x; i < packs; i += kEmbedThreads) {
-    out[token * packs + i] = known ? __ldg(table + id * packs + i) : uint4{};
+  const std::int64_t token = blockIdx.x, tokens = gridDim.x, id = __ldcg(arguments.token_ids + token);
+  const bool known = id >= 0 && id < arguments.rows;
+  for (int i = threadIdx.x; i < arguments.packs; i += kInputThreads) {
+    arguments.hidden[token * arguments.packs + i] = known ? __ldg(arguments.table + id * arguments.packs + i) : uint4{};
   }
-}
-
-constexpr int kMostFrequencies = 256;
-
-// A block for each token, a thread for each frequency, which turns with the position of its own axis.
-__global__ void __launch_bounds__(kMostFrequencies) rotary_angles_kernel(float* cosines, float* sines,
-                                                                         const std::int32_t* positions,
-                                                                         const std::int64_t* axes,
-                                                                         const float* frequencies, int frequency_count) {
-  let_next_kernel_start();
-  wait_for_previous_kernel();
-  const int d = threadIdx.x;
-  if (d >= frequency_count) return;
-  const std::int64_t token = blockIdx.x, tokens = gridDim.x;
-  const float angle = static_cast<float>(__ldcg(positions + __ldg(axes + d) * tokens + token)) * __ldg(frequencies + d);
-  cosines[token * frequency_count + d] = cosf(angle);
-  sines[token * frequency_count + d] = sinf(angle);
+  for (int d = threadIdx.x; d < arguments.frequency_count; d += kInputThreads) {
+    const std::int32_t position = __ldcg(arguments.positions + __ldg(arguments.axes + d) * tokens + token);
+    const float angle = static_cast<float>(position) * __ldg(arguments.frequencies + d);
+    arguments.cosines[token * arguments.frequency_count + d] = cosf(angle);
+    arguments.sines[token * arguments.frequency_count + d] = sinf(angle);
+  }
 }
 
 }  // namespace qwen3vl

@@ -56,36 +56,29 @@ void check_top() {
   check_top(1, 8192, 64, [](int id) { return id % 512 < 64 ? normal() + 100 : normal(); });  // of few threads
 }
 
-void check_embedding() {
-  constexpr int kPacks = 300, kRows = 5;
+void check_inputs() {
+  constexpr int kPacks = 300, kRows = 5, kCount = 300;
   std::vector<uint4> table(kRows * kPacks);
   for (std::size_t i = 0; i < table.size(); ++i) table[i] = {unsigned(i), unsigned(i + 1), 2, 3};
   const std::vector<std::int32_t> ids{4, 0, 5, 300, -1, 2};
-  std::vector<uint4> out(ids.size() * kPacks, uint4{9, 9, 9, 9});
-  emulation::launch(dim3(ids.size()), kEmbedThreads, 0, 1,
-                    [&] { embed_tokens_kernel(out.data(), ids.data(), table.data(), kRows, kPacks); });
-  for (std::size_t token = 0; token < ids.size(); ++token) {
+  const int tokens = static_cast<int>(ids.size());
+  std::vector<std::int32_t> positions(3 * tokens);
+  for (auto& position : positions) position = static_cast<std::int32_t>(random_numbers() % 262144);
+  std::vector<std::int64_t> axes(kCount);
+  std::vector<float> frequencies(kCount), cosines(tokens * kCount, NAN), sines(tokens * kCount, NAN);
+  for (int d = 0; d < kCount; ++d) axes[d] = d % 3, frequencies[d] = std::pow(5e6f, -d / float(kCount));
+  std::vector<uint4> hidden(tokens * kPacks, uint4{9, 9, 9, 9});
+  const InputArguments arguments{hidden.data(), cosines.data(), sines.data(), ids.data(), table.data(),
+                                 positions.data(), axes.data(), frequencies.data(), kRows, kPacks, kCount};
+  emulation::launch(dim3(tokens), kInputThreads, 0, 1, [&] { step_inputs_kernel(arguments); });
+  for (int token = 0; token < tokens; ++token) {
     const bool known = ids[token] >= 0 && ids[token] < kRows;
     for (int i = 0; i < kPacks; ++i) {
       const uint4 expected = known ? table[ids[token] * kPacks + i] : uint4{};
-      EXPECT(std::memcmp(&out[token * kPacks + i], &expected, sizeof expected) == 0);
+      EXPECT(std::memcmp(&hidden[token * kPacks + i], &expected, sizeof expected) == 0);
     }
-  }
-}
-
-void check_angles() {
-  constexpr int kTokens = 7, kCount = 50;
-  std::vector<std::int32_t> positions(3 * kTokens);
-  for (auto& position : positions) position = static_cast<std::int32_t>(random_numbers() % 262144);
-  std::vector<std::int64_t> axes(kCount);
-  std::vector<float> frequencies(kCount), cosines(kTokens * kCount, NAN), sines(kTokens * kCount, NAN);
-  for (int d = 0; d < kCount; ++d) axes[d] = d % 3, frequencies[d] = std::pow(5e6f, -d / float(kCount));
-  emulation::launch(dim3(kTokens), 64, 0, 1, [&] {
-    rotary_angles_kernel(cosines.data(), sines.data(), positions.data(), axes.data(), frequencies.data(), kCount);
-  });
-  for (int token = 0; token < kTokens; ++token) {
     for (int d = 0; d < kCount; ++d) {
-      const double angle = static_cast<float>(positions[axes[d] * kTokens + token]) * frequencies[d];
+      const double angle = static_cast<float>(positions[axes[d] * tokens + token]) * frequencies[d];
       EXPECT(std::abs(cosines[token * kCount + d] - std::cos(angle)) < 1e-6);
       EXPECT(std::abs(sines[token * kCount + d] - std::sin(angle)) < 1e-6);
     }
@@ -129,8 +122,7 @@ void check_visual_rows(int hidden_size) {
 
 int main() {
   check_top();
-  check_embedding();
-  check_angles();
+  check_inputs();
   check_visual_rows<__nv_bfloat16, float, 8, false>(264);
   check_visual_rows<__half, float, 8, true>(256);
   check_visual_rows<__nv_bfloat16, float, 1, false>(37);
