@@ -1,4 +1,4 @@
-"""The decode kernels for weights of 4 bits: checked, then whole steps timed at the real shapes with all 48 layers.
+"""The decode kernels for weights of 4 bits, and of 8 in the head: checked, then whole steps timed with all 48 layers.
 
     python -m bench.decoder_cuda.int4 --kernels libdecoder_kernels.so --output out.json
 
@@ -15,10 +15,10 @@ from dataclasses import asdict
 import torch
 
 from bench.decoder_cuda.int4_check import EXPORTED_BLOCK, LARGEST_ERROR, check_experts, check_products
-from bench.decoder_cuda.int4_model import Int4Step, random_int4_layer
-from bench.decoder_cuda.model import Shape, random_head
+from bench.decoder_cuda.int4_model import Int4Step, random_int4_layer, random_int8_head
+from bench.decoder_cuda.model import Shape
 from bench.decoder_cuda.record import Record, parser
-from bench.decoder_cuda.run import bandwidth, time_batch
+from bench.decoder_cuda.run import ONCE, bandwidth, time_batch
 from bench.decoder_cuda.watch import watched
 from plugins.decoder_kernels.kernel_library import DecoderKernels
 
@@ -44,13 +44,13 @@ def time_steps(kernels: DecoderKernels, record: Record, batches: list[int], past
         measured = bandwidth()
     record.add("bandwidth_bytes_per_second", measured)
     layers = [random_int4_layer(shape, block, dtype) for _ in range(shape.layers)]
-    head, rows = random_head(shape, dtype), []
+    head, rows = random_int8_head(shape, block, dtype), []
     for batch in batches:
         with watched(f"steps of {batch}", 90):
             row = time_batch(kernels, shape, layers, head, batch, past, dtype, max(measured.values()), Int4Step)
         record.add(f"batch_{batch}", row)
         rows.append(row)
-        alone = {name: round(value * 1e3 / (1 if name == "head" else len(layers)), 2)
+        alone = {name: round(value * 1e3 / (1 if name in ONCE else len(layers)), 2)
                  for name, value in row["alone_ms"].items()}
         print(f"  finite {row['finite']}, repeatable {row['repeatable']}; us a layer alone: {alone}", flush=True)
     print(f"read rate {max(measured.values()) / 1e12:.3f} TB/s, blocks of {block}")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from bench.decoder_cuda.experts_reference import routings
-from bench.decoder_cuda.int4_model import Int4Rows
+from bench.decoder_cuda.int4_model import Int4Rows, Int8Rows
 from bench.decoder_cuda.model import Shape, element_type
 from bench.decoder_cuda.watch import watched
 from plugins.decoder_kernels.kernel_library import DecoderKernels
@@ -16,6 +16,7 @@ TOKENS = (1, 2, 5, 8, 9, 16, 32, 64, 128)
 FEWER_TOKENS = (1, 16, 128)  # for other blocks than the exporter's
 LARGEST_ERROR = {torch.bfloat16: 5e-3, torch.float16: 8e-4}
 EXPORTED_BLOCK = 128
+LOGITS = 40000  # enough that blocks have a long stream of them
 
 
 def cases() -> Iterator[tuple[torch.dtype, int, int]]:
@@ -45,7 +46,22 @@ def check_products(kernels: DecoderKernels, shape: Shape) -> dict[str, float]:
                     outputs.append(out)
                 expected = x.double() @ weights.wide().T + (residual.double() if added else 0)
                 errors[name] = _error(outputs, expected)
+        name = f"logits, {_name(dtype)}, blocks of {block}, {tokens} tokens"
+        with watched(name):
+            errors[name] = _check_logits(kernels, shape.hidden, dtype, block, tokens)
     return errors
+
+
+def _check_logits(kernels: DecoderKernels, inner: int, dtype: torch.dtype, block: int, tokens: int) -> float:
+    weights = Int8Rows.random(LOGITS, inner, block=block, dtype=dtype)
+    x = torch.randn(tokens, inner, device="cuda", dtype=dtype) + 0.2
+    outputs = []
+    for _ in range(2):
+        out = torch.full((tokens, LOGITS), torch.nan, device="cuda")
+        _call(kernels, "int8_logits", out, x, weights.codes, weights.blocks, tokens, LOGITS, inner, block,
+              element_type(dtype))
+        outputs.append(out)
+    return _error(outputs, x.double() @ weights.wide().T)
 
 
 def check_experts(kernels: DecoderKernels, shape: Shape) -> dict[str, float]:

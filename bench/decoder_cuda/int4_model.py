@@ -1,4 +1,4 @@
-"""Layers with random weights of 4 bits, and a decode step through the kernels for them."""
+"""Layers with random weights of 4 bits, a head of 8 bits, and a decode step through the kernels for them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.decoder_cuda.model import Layer, Shape
+from bench.decoder_cuda.model import Head, Layer, Shape
 from bench.decoder_cuda.step import Step
+from plugins.decoder_kernels import int8_rows
 from plugins.decoder_kernels.int4_rows import GROUP
 
 
@@ -61,6 +62,50 @@ class Int4Rows:
         return ((natural - zero_points) * scales).flatten(-2)
 
 
+@dataclass(frozen=True)
+class Int8Rows:
+    """Weights [rows, K].
+
+    Attributes:
+        codes: uint8 [rows, K] in the kernels' order.
+        blocks: [rows, K / block, 2]: scale and zero point of each block.
+    """
+
+    codes: torch.Tensor
+    blocks: torch.Tensor
+
+    @classmethod
+    def random(cls, rows: int, length: int, *, block: int, dtype: torch.dtype, device: str = "cuda") -> Int8Rows:
+        """Weights have a standard deviation of about K^-0.5."""
+        codes = torch.randint(256, (rows, length), device=device, dtype=torch.uint8)
+        scales = torch.rand(rows, length // block, device=device).add_(0.5).mul_(length**-0.5 / 80)
+        zero_points = torch.randint(96, 160, scales.shape, device=device)
+        return cls(codes, torch.stack([scales, zero_points], -1).to(dtype))
+
+    @property
+    def nbytes(self) -> int:
+        return self.codes.nbytes + self.blocks.nbytes
+
+    @property
+    def block(self) -> int:
+        return self.codes.shape[-1] // self.blocks.shape[-2]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def wide(self) -> torch.Tensor:
+        """The weights in float64."""
+        groups = self.codes.view(len(self), -1, 4, int8_rows.GROUP // 32, 8)  # of a group: thread, run of 32, value
+        natural = groups.transpose(2, 3).reshape(*self.blocks.shape[:-1], -1)
+        scales, zero_points = self.blocks.double()[..., None].unbind(-2)
+        return ((natural - zero_points) * scales).flatten(-2)
+
+
+def random_int8_head(shape: Shape, block: int, dtype: torch.dtype) -> Head:
+    norm = torch.randn(shape.hidden, device="cuda", dtype=dtype).mul_(0.1).add_(1)
+    return Head(norm, Int8Rows.random(shape.vocabulary, shape.hidden, block=block, dtype=dtype))
+
+
 def random_int4_layer(shape: Shape, block: int, dtype: torch.dtype) -> Layer:
     """Router and norms are of `dtype`."""
     s = shape
@@ -78,7 +123,7 @@ def random_int4_layer(shape: Shape, block: int, dtype: torch.dtype) -> Layer:
 
 
 class Int4Step(Step):
-    """A step of layers from `random_int4_layer`."""
+    """A step of layers from `random_int4_layer`, and a head from `random_int8_head`."""
 
     def qkv(self, layer: Layer) -> None:
         b, s = self.buffers, self.shape
@@ -93,6 +138,11 @@ class Int4Step(Step):
         self._call("int4_experts", b.y, b.activations, b.counters, b.normed, b.chosen, b.chosen_weights,
                    layer.gate_up.codes, layer.gate_up.blocks, layer.down.codes, layer.down.blocks, self.batch, s.chosen,
                    s.experts, s.hidden, s.inner, layer.down.block, self.type)
+
+    def head(self, head: Head) -> None:
+        b, s = self.buffers, self.shape
+        self._call("int8_logits", b.logits, b.normed, head.weights.codes, head.weights.blocks, self.batch, s.vocabulary,
+                   s.hidden, head.weights.block, self.type)
 
     def _product(self, out: torch.Tensor, x: torch.Tensor, residual: torch.Tensor | None, weights: Int4Rows, rows: int,
                  inner: int) -> None:

@@ -16,6 +16,7 @@ from plugins.decoder_kernels.operators import (
     INT4_ROUTED_EXPERTS,
     INT4_ROW_PRODUCT,
     INT4_ROW_PRODUCT_ADD,
+    INT8_ROW_LOGITS,
     ROUTED_EXPERTS,
     ROW_LOGITS,
     ROW_PRODUCT,
@@ -25,6 +26,8 @@ from plugins.decoder_kernels.operators import (
 from plugins.deepstack_add.operator import NAME as DEEPSTACK_ADD
 
 PRODUCTS = ("MatMul", "MatMulNBits")
+# What the kernel for an output projection of 8 bits takes of vocabulary and width; others become the activations' type.
+INT8_MULTIPLES = {"N": 16, "K": 64}
 
 
 def use_decoder_kernels(model: ir.Model) -> int:
@@ -33,7 +36,7 @@ def use_decoder_kernels(model: ir.Model) -> int:
     Inputs and outputs stay as they are, but `visual_rows` is float32 whatever the activations are, and the most likely
     tokens are put out too (`put_out_candidates`).
 
-    Weights of 4 bits stay so, but those of the output projection, whose operator takes the activations' type.
+    Weights of 4 bits stay so, and those of 8 bits of the output projection.
 
     Raises:
         ValueError: the graph is not the exported one, or it has what no operator is for: biases in its attention, a
@@ -119,7 +122,11 @@ def _add_norm(residual: ir.Value, mixed: ir.Value, norm: ir.Node) -> ir.Node:
 def _rewrite_head(model: ir.Model) -> None:
     last = model.graph.outputs[0].producer()  # the product itself, or where it is not in float32 the cast behind it
     product = _product(last.inputs[0] if last.op_type == "Cast" else last.outputs[0])
-    logits = _node(ROW_LOGITS, [product.inputs[0], DecoderWeights(model.graph).rows(product)], name=last.name)
+    weights = DecoderWeights(model.graph)
+    by_codes = product.op_type == "MatMulNBits" and product.attributes["bits"].as_int() == 8 and all(
+        product.attributes[name].as_int() % multiple == 0 for name, multiple in INT8_MULTIPLES.items())
+    rows = weights.int8_rows(product) if by_codes else [weights.rows(product)]
+    logits = _node(INT8_ROW_LOGITS if by_codes else ROW_LOGITS, [product.inputs[0], *rows], name=last.name)
     ir.convenience.replace_nodes_and_values(model.graph, last, [last], [logits], last.outputs, logits.outputs)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from plugins.decoder_kernels.int4_rows import pack_rows, runs_of
+from plugins.decoder_kernels.int8_rows import pack_rows as pack_int8_rows
 
 ROWS_AT_ONCE = 4096
 
@@ -37,6 +38,27 @@ class DecoderWeights:
         codes, scales, zero_points = product.inputs[1:4]
         rows, length = product.attributes["N"].as_int(), product.attributes["K"].as_int()
         return self._int4(codes, scales, zero_points, (rows, length))
+
+    def int8_rows(self, product: ir.Node) -> list[ir.Value]:
+        """Codes uint8 [out, in] in the kernels' order, and blocks [out, in / block, 2]: `MatMulNBits` of 8 bits."""
+        codes, scales, zero_points = product.inputs[1:4]
+        stored, by_block, zeros = map(_tensor, (codes, scales, zero_points))
+        rows, length, count = *(product.attributes[name].as_int() for name in ("N", "K")), by_block.shape[-1]
+
+        def in_kernel_order() -> np.ndarray:
+            natural = stored.numpy().reshape(rows, length)
+            packed = np.empty_like(natural)
+            for start in range(0, rows, ROWS_AT_ONCE):
+                part = slice(start, start + ROWS_AT_ONCE)
+                packed[part] = pack_int8_rows(natural[part])
+            return packed
+
+        def blocks() -> np.ndarray:
+            each = by_block.numpy().reshape(rows, count)
+            return np.stack([each, zeros.numpy().reshape(rows, count).astype(each.dtype)], axis=-1)
+
+        return [self._add(f"{codes.name}.kernel_order", ir.DataType.UINT8, (rows, length), in_kernel_order),
+                self._add(f"{codes.name}.blocks", by_block.dtype, (rows, count, 2), blocks)]
 
     def int4_experts(self, experts: ir.Node) -> list[ir.Value]:
         """Codes and blocks of gates and ups, then of downs, of a `QMoE`: [experts, out, ...]."""

@@ -15,6 +15,7 @@ _SIGNATURES = {
     "step_inputs": "ppppppppiiiiip",
     "product": "ppppiiiiip",
     "int4_product": "pppppiiiiip",
+    "int8_logits": "ppppiiiiip",
     "decode_attention": "pppppppppiiiiiffiip",
     "prefill_attention": "pppppppppiiiiiffip",
     "router": "ppppipppiiiifip",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
+from plugins.decoder_kernels import int8_rows
 from plugins.decoder_kernels.int4_rows import GROUP, RUN
 from plugins.decoder_kernels.operators import (
     ADD_NORM,
@@ -18,6 +19,7 @@ from plugins.decoder_kernels.operators import (
     INT4_ROUTED_EXPERTS,
     INT4_ROW_PRODUCT,
     INT4_ROW_PRODUCT_ADD,
+    INT8_ROW_LOGITS,
     ROUTED_EXPERTS,
     ROW_LOGITS,
     ROW_PRODUCT,
@@ -49,6 +51,7 @@ def decoder_functions(opset: int) -> list[ir.Function]:
                       {"k": _INT, "epsilon": _FLOAT}),
         onnx_function(DOMAIN, INT4_ROW_PRODUCT, ("x", "codes", "blocks"), _int4_row_product, opset),
         onnx_function(DOMAIN, INT4_ROW_PRODUCT_ADD, ("x", "codes", "blocks", "residual"), _int4_row_product_add, opset),
+        onnx_function(DOMAIN, INT8_ROW_LOGITS, ("x", "codes", "blocks"), _int8_row_logits, opset),
         onnx_function(DOMAIN, INT4_ROUTED_EXPERTS, int4_experts, _int4_routed_experts, opset,
                       {"k": _INT, "epsilon": _FLOAT}),
         deepstack_add_function(opset),
@@ -131,11 +134,22 @@ def _dequantised(body: FunctionBody, codes: ir.Value, blocks: ir.Value) -> ir.Va
     runs = body.op("Div", body.op("Min", length, body.integers(GROUP)), body.integers(RUN))
     groups = body.op("Reshape", nibbles, body.op("Concat", body.integers(-1, 4), runs, body.integers(2, 4), axis=0))
     in_order = body.op("Transpose", groups, perm=[0, 2, 1, 4, 3])  # to run, thread, pair of values, one of the pair
+    return body.op("Reshape", _scaled(body, in_order, blocks),
+                   body.op("Concat", body.op("Shape", codes, end=-1), length, axis=0))
+
+
+def _scaled(body: FunctionBody, codes: ir.Value, blocks: ir.Value) -> ir.Value:
+    """`scale * (code - zero point)` of [..., K / block, block] codes in their own order, however they are shaped."""
     by_block = body.op("Concat", body.op("Shape", blocks, end=-1), body.integers(-1), axis=0)
-    values = body.op("CastLike", body.op("Reshape", in_order, by_block), blocks)
+    values = body.op("CastLike", body.op("Reshape", codes, by_block), blocks)
     scales, zero_points = body.op("Split", blocks, count=2, axis=-1, num_outputs=2)
-    weights = body.op("Mul", body.op("Sub", values, zero_points), scales)
-    return body.op("Reshape", weights, body.op("Concat", body.op("Shape", codes, end=-1), length, axis=0))
+    return body.op("Mul", body.op("Sub", values, zero_points), scales)
+
+
+def _int8_row_logits(body: FunctionBody, x: ir.Value, codes: ir.Value, blocks: ir.Value) -> ir.Value:
+    groups = body.op("Reshape", codes, body.integers(-1, 4, int8_rows.GROUP // 32, 8))
+    in_order = body.op("Transpose", groups, perm=[0, 2, 1, 3])
+    return _row_logits(body, x, body.op("Reshape", _scaled(body, in_order, blocks), body.op("Shape", codes)))
 
 
 def _int4_row_product(body: FunctionBody, x: ir.Value, codes: ir.Value, blocks: ir.Value) -> ir.Value:

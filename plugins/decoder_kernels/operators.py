@@ -3,14 +3,15 @@
 They are what the decoder is made of, beside DeepstackAdd (plugins/deepstack_add). Sums are taken in float64 here.
 Tokens may be those of a decode step, one for each of B sequences, or a chunk of one sequence: [B, S, ...] with B or S
 of 1.
-Weights are rows: [out, in]; those of 4 bits are two arrays, codes in the kernels' order and the blocks' scales and zero
-points (int4_rows.py).
+Weights are rows: [out, in]; those of 4 and 8 bits are two arrays, codes in the kernels' order and the blocks' scales
+and zero points (int4_rows.py, int8_rows.py).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from plugins.decoder_kernels import int8_rows
 from plugins.decoder_kernels.int4_rows import dequantise_rows
 
 DOMAIN = "qwen3vl"
@@ -19,7 +20,7 @@ STEP_INPUTS, TOP_LOGITS = "StepInputs", "TopLogits"
 ROW_PRODUCT, ROW_PRODUCT_ADD, ROW_LOGITS = "RowProduct", "RowProductAdd", "RowLogits"
 CACHED_ATTENTION, ROUTED_EXPERTS, ADD_NORM = "CachedAttention", "RoutedExperts", "AddNorm"
 INT4_ROW_PRODUCT, INT4_ROW_PRODUCT_ADD = "Int4RowProduct", "Int4RowProductAdd"
-INT4_ROUTED_EXPERTS = "Int4RoutedExperts"
+INT4_ROUTED_EXPERTS, INT8_ROW_LOGITS = "Int4RoutedExperts", "Int8RowLogits"
 
 
 def step_inputs(token_ids: np.ndarray, table: np.ndarray, position_ids: np.ndarray, axes: np.ndarray,
@@ -66,6 +67,11 @@ def int4_row_product_add(x: np.ndarray, codes: np.ndarray, blocks: np.ndarray, r
 def row_logits(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """`x weights'` as float32, whatever the type of x."""
     return (x.astype(np.float64) @ weights.astype(np.float64).T).astype(np.float32)
+
+
+def int8_row_logits(x: np.ndarray, codes: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+    """`row_logits` with weights of 8 bits: uint8 [N, K] and, of x's type, [N, K / block, 2]."""
+    return row_logits(x, int8_rows.dequantise_rows(codes, blocks))
 
 
 def top_logits(logits: np.ndarray, *, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from engines.builder import build_engines
+from engines.onnxruntime import cuda_decoder_graph
 from engines.onnxruntime.cuda_decoder_graph import use_decoder_kernels
 from engines.onnxruntime.decoder import Decoder
 from engines.onnxruntime.session import ENGINE_FILE
@@ -20,8 +21,10 @@ from tests.engines.support import make_inputs
 from tests.support.checkpoints import make_checkpoint
 from tests.support.processor_folder import add_processor_files
 
-# Rows that the kernels' order of 4-bit codes is for: 256 values, 128 in experts' down projections.
-INT4_TEXT = {"hidden_size": 256, "moe_intermediate_size": 128, "num_attention_heads": 8, "head_dim": 32,
+# Rows that the kernels' order of 4-bit codes is for: 256 values, 128 in experts' down projections. And a vocabulary
+# that the kernel for 8-bit codes takes.
+INT4_TEXT = {"vocab_size": 304, "hidden_size": 256, "moe_intermediate_size": 128, "num_attention_heads": 8,
+             "head_dim": 32,
              "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_interleaved": True,
                                  "mrope_section": [6, 5, 5]}}
 
@@ -111,7 +114,7 @@ def test_int4_weights_stay_codes(int4_build: Path) -> None:
     kinds = Counter(node.op_type for node in after.graph)
     layers = Decoder(int4_build / "engines", 1, 8).config.text.num_hidden_layers
     names = ("Int4RowProduct", "CachedAttention", "Int4RowProductAdd", "Int4RoutedExperts", "AddNorm")
-    assert {name: kinds[name] for name in names} == dict.fromkeys(names, layers) and kinds["RowLogits"] == 1
+    assert {name: kinds[name] for name in names} == dict.fromkeys(names, layers) and kinds["Int8RowLogits"] == 1
     assert not {"MatMul", "MatMulNBits", "QMoE", "GroupQueryAttention"} & set(kinds)
     codes = [sum(x.const_value.nbytes for x in model.graph.initializers.values() if x.dtype == ir.DataType.UINT8)
              for model in (before, after)]
@@ -119,7 +122,13 @@ def test_int4_weights_stay_codes(int4_build: Path) -> None:
     assert head.attributes["bits"].as_int() == 8
     zero_points = sum(node.inputs[i].const_value.nbytes for node in before.graph
                       for i in {"MatMulNBits": (3,), "QMoE": (11, 12)}.get(node.op_type, ()))
-    assert codes[1] == codes[0] - head.inputs[1].const_value.nbytes - zero_points
+    assert codes[1] == codes[0] - zero_points
+
+
+def test_an_output_projection_that_the_kernel_does_not_take_becomes_wide(int4_build: Path, monkeypatch) -> None:
+    monkeypatch.setattr(cuda_decoder_graph, "INT8_MULTIPLES", {"N": 32})
+    kinds = Counter(node.op_type for node in rewritten(int4_build).graph)
+    assert (kinds["RowLogits"], kinds["Int8RowLogits"]) == (1, 0)
 
 
 def test_a_layer_is_five_nodes_and_interface_and_weights_stay(random_build: Path) -> None:

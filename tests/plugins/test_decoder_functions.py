@@ -104,6 +104,17 @@ def test_int4_products(tokens: tuple[int, int], length: int, block: int) -> None
     assert_close(run(operators.INT4_ROW_PRODUCT_ADD, arrays)[0], operators.int4_row_product_add(**arrays))
 
 
+@pytest.mark.parametrize(("length", "block"), [(64, 32), (256, 128)])
+@pytest.mark.parametrize("tokens", [(1, 5), (3, 1)])
+def test_int8_logits(tokens: tuple[int, int], length: int, block: int) -> None:
+    generator = np.random.default_rng(13)
+    shape = 24, length // block
+    scales, zero_points = generator.standard_normal(shape), generator.integers(0, 256, shape)
+    arrays = {**numbers(14, x=(*tokens, length)), "codes": generator.integers(0, 256, (24, length), np.uint8),
+              "blocks": np.stack([scales, zero_points], -1).astype(np.float32)}
+    assert_close(run(operators.INT8_ROW_LOGITS, arrays)[0], operators.int8_row_logits(**arrays))
+
+
 @pytest.mark.parametrize("tokens", [(1, 5), (3, 1)])
 def test_int4_routed_experts(tokens: tuple[int, int]) -> None:
     hidden, inner, block = 256, 64, 32

@@ -74,6 +74,9 @@ def test_compiles_and_refuses_sizes_before_it_touches_a_gpu(tmp_path: Path) -> N
     for rows, block in ((2056, 128), (2048, 16)):
         with pytest.raises(RuntimeError, match=f"qwen3vl_int4_product.*CUDA error {INVALID_VALUE}"):
             kernels.call("int4_product", 16, 16, 0, 16, 16, 1, rows, 2048, block, bfloat16, 0)
+    for rows, block in ((2056, 128), (2048, 16)):
+        with pytest.raises(RuntimeError, match=f"qwen3vl_int8_logits.*CUDA error {INVALID_VALUE}"):
+            kernels.call("int8_logits", 16, 16, 16, 16, 1, rows, 2048, block, bfloat16, 0)
     with pytest.raises(RuntimeError, match=f"qwen3vl_int4_experts.*CUDA error {INVALID_VALUE}"):
         kernels.call("int4_experts", *[16] * 10, 1, 8, 128, 2048, 768, 48, bfloat16, 0)
     with pytest.raises(RuntimeError, match=f"qwen3vl_decode_attention.*CUDA error {INVALID_VALUE}"):

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from tests.plugins.emulated_kernels import needs_nvcc, run_emulated
 
-HEADERS = ("expert_gemv.cuh", "expert_gemv_columns.cuh", "expert_gemv_exchange.cuh", "expert_gemv_ring.cuh",
-           "expert_plan.cuh", "expert_stream.cuh", "fragments.cuh", "int4_order.h", "int4_rows.cuh", "partition.h",
-           "stage_rows.cuh", "stream_memory.cuh", "weight_stream.cuh", "wide_rows.cuh")
+HEADERS = ("coded_rows.cuh", "expert_gemv.cuh", "expert_gemv_columns.cuh", "expert_gemv_exchange.cuh",
+           "expert_gemv_ring.cuh", "expert_plan.cuh", "expert_stream.cuh", "fragments.cuh", "int4_order.h",
+           "int4_rows.cuh", "int8_rows.cuh", "partition.h", "stage_rows.cuh", "stream_memory.cuh",
+           "weight_stream.cuh", "wide_rows.cuh")
 
 
 @needs_nvcc

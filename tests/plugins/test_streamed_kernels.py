@@ -7,9 +7,10 @@ from pathlib import Path
 
 from tests.plugins.emulated_kernels import needs_nvcc, run_emulated
 
-HEADERS = ("expert_plan.cuh", "expert_shape.cuh", "expert_stream.cuh", "experts.cuh", "fragments.cuh", "int4_order.h",
-           "int4_rows.cuh", "partition.h", "product.cuh", "product_outputs.cuh", "product_rows.cuh", "stage_rows.cuh",
-           "stream_memory.cuh", "weight_stream.cuh", "wide_rows.cuh")
+HEADERS = ("coded_rows.cuh", "expert_plan.cuh", "expert_shape.cuh", "expert_stream.cuh", "experts.cuh",
+           "fragments.cuh", "int4_order.h", "int4_rows.cuh", "int8_rows.cuh", "partition.h", "product.cuh",
+           "product_outputs.cuh", "product_rows.cuh", "stage_rows.cuh", "stream_memory.cuh", "weight_stream.cuh",
+           "wide_rows.cuh")
 
 
 @needs_nvcc

@@ -50,6 +50,11 @@ int qwen3vl_prepare_prefill_product(void);
 int qwen3vl_int4_product(void* out, const void* x, const void* residual, const void* codes, const void* blocks,
                          int tokens, int rows, int inner, int block, int type, void* stream);
 
+// out float32 [tokens, rows] = x weights^T, with weights of 8 bits, as in qwen3vl_int4_product: codes uint8 [rows, inner],
+// in the order of int8_rows.cuh. x is of float16's range. Sizes: inner 2048; rows a multiple of 16; block 32, 64 or 128.
+int qwen3vl_int8_logits(float* out, const void* x, const void* codes, const void* blocks, int tokens, int rows,
+                        int inner, int block, int type, void* stream);
+
 // Attention of one new token for each of `batch` sequences; appends its key and value to the cache.
 //
 // qkv [batch, (heads + 2 kv_heads) * 128]: queries, keys, values before norms and rotation. cosines, sines [batch, 64]:

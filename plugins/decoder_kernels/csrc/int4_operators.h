@@ -1,4 +1,4 @@
-// Products and experts with weights of 4 bits. A chunk of a prompt goes through the kernels of a step, in pieces.
+// Products and experts with weights of 4 bits, and the output projection with those of 8. A chunk of a prompt goes through the kernels of a step, in pieces.
 #pragma once
 
 #include <algorithm>
@@ -58,6 +58,36 @@ class Int4RowProductAdd : public Int4Product {
     Tensor x, codes, blocks, residual;
     QWEN3VL_RETURN_IF_ERROR(call.inputs({&x, &codes, &blocks, &residual}));
     return product(call, x, codes, blocks, &residual);
+  }
+};
+
+class Int8RowLogits : public DecoderKernel {
+ public:
+  static constexpr char kName[] = "Int8RowLogits";
+  static constexpr Type kInputs[] = {Type::kElement, Type::kUint8, Type::kElement}, kOutputs[] = {Type::kFloat32};
+  using DecoderKernel::DecoderKernel;
+
+  OrtStatus* initialise(const OrtKernelInfo*) { return nullptr; }
+
+  OrtStatus* compute(const Call& call) const {
+    Tensor x, codes, blocks;
+    QWEN3VL_RETURN_IF_ERROR(call.inputs({&x, &codes, &blocks}));
+    const Rows rows(x);
+    const int64_t count = codes.shape.empty() ? 0 : codes.shape[0];
+    const int64_t groups = blocks.shape.size() == 3 ? blocks.shape[1] : 0;
+    if (codes.shape != Shape{count, rows.width} || blocks.shape != Shape{count, groups, 2} || groups == 0 ||
+        rows.width % groups != 0) {
+      return call.error("x " + text(x.shape) + " does not go with codes " + text(codes.shape) + " and blocks " +
+                        text(blocks.shape));
+    }
+    void *out = nullptr, *stream = nullptr;
+    QWEN3VL_RETURN_IF_ERROR(product_places(call, x, count, nullptr, &out, &stream));
+    if (rows.count == 0) return nullptr;
+    return call.launched(
+        qwen3vl_int8_logits(static_cast<float*>(out), x.data, codes.data, blocks.data, static_cast<int>(rows.count),
+                            static_cast<int>(count), static_cast<int>(rows.width),
+                            static_cast<int>(rows.width / groups), type_, stream),
+        {&x, &codes, &blocks});
   }
 };
 

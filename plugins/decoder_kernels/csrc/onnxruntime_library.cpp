@@ -12,5 +12,6 @@
 extern "C" OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   using namespace qwen3vl;
   return register_kernels<StepInputs, DeepstackAdd, RowProduct, RowProductAdd, RowLogits, AddNorm, RoutedExperts,
-                          CachedAttention, Int4RowProduct, Int4RowProductAdd, Int4RoutedExperts, TopLogits>(options, base);
+                          CachedAttention, Int4RowProduct, Int4RowProductAdd, Int4RoutedExperts, Int8RowLogits,
+                          TopLogits>(options, base);
 }

@@ -3,6 +3,8 @@
 
 #include <cuda_runtime.h>
 
+#include <type_traits>
+
 #include "fragments.cuh"
 #include "launch.h"
 #include "partition.h"
@@ -45,6 +47,16 @@ __global__ void __launch_bounds__(kStreamThreads, kHalves == 1 ? 2 : 1)
       const T* own = x + outputs.loaded_token(half) * kInner + part * Shape::kPartInner;
 #pragma unroll
       for (int i = 0; i < kRuns; ++i) tokens[part][half][i] = load_8(own + 32 * i);
+    }
+  }
+  if constexpr (!std::is_same_v<typename Rows::Factor, T>) {
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+#pragma unroll
+      for (int half = 0; half < kHalves; ++half) {
+#pragma unroll
+        for (int i = 0; i < kRuns; ++i) tokens[part][half][i] = Rows::convert(tokens[part][half][i]);
+      }
     }
   }
   typename Rows::template TokenSums<kHalves, kSlice> token_sums;

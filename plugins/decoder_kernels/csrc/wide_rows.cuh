@@ -63,6 +63,7 @@ struct WideSums<1> {
 template <typename T>
 struct WideRows {
   using Value = T;
+  using Factor = T;
   static constexpr int kRowTiles = 1;
   static QWEN3VL_HOST_DEVICE constexpr int row_bytes(int inner) { return 2 * inner; }
   static QWEN3VL_HOST_DEVICE constexpr int extra_bytes(int) { return 0; }

@@ -11,6 +11,7 @@
 #include "device.h"
 
 #include "int4_rows.cuh"
+#include "int8_rows.cuh"
 #include "wide_rows.cuh"
 
 namespace {
@@ -99,6 +100,34 @@ class Weights<Int4Rows<T, kBlock>> {
   std::size_t inner_;
 };
 
+template <typename T, int kBlock>
+class Weights<Int8Rows<T, kBlock>> {
+ public:
+  Weights(std::size_t rows, int inner)
+      : codes_(Array<std::uint8_t>::of(rows * inner, [](std::size_t) { return random_bits(); })),
+        blocks_(Array<T>::of(rows * inner / kBlock * 2,
+                             [&](std::size_t i) {
+                               return T(i % 2 == 0 ? uniform(0.006f, 0.02f) / std::sqrt(inner)
+                                                   : static_cast<float>(random_bits() % 256));
+                             })),
+        inner_(inner) {}
+  const void* rows() { return codes_.data(); }
+  const void* extra() { return blocks_.data(); }
+
+  // As int8_rows.py says.
+  double at(std::size_t row, int k) const {
+    const int run = k % 64 / 32, thread = k % 32 / 8;
+    const int code = codes_[row * inner_ + k / 64 * 64 + thread * 16 + run * 8 + k % 8];
+    const std::size_t block = (row * (inner_ / kBlock) + k / kBlock) * 2;
+    return static_cast<float>(blocks_[block]) * (code - static_cast<double>(static_cast<float>(blocks_[block + 1])));
+  }
+
+ private:
+  Array<std::uint8_t> codes_;
+  Array<T> blocks_;
+  std::size_t inner_;
+};
+
 bool all_right = true;
 
 class Error {
@@ -122,5 +151,7 @@ template <typename T>
 constexpr double kLargestError = 3e-3;
 template <>
 constexpr double kLargestError<Float16> = 4e-4;
+template <>
+constexpr double kLargestError<float> = 1e-5;
 
 }  // namespace
