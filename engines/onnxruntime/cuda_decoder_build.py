@@ -29,6 +29,7 @@ RECIPE = 2
 KERNEL_SHAPE = {"hidden_size": 2048, "head_dim": 128, "num_experts": 128, "moe_intermediate_size": 768}
 KERNEL_GROUP = 8  # query heads for each key-value head
 KERNEL_ATTENTION_WIDTHS = (2048, 4096)  # of all query heads
+KERNEL_MOST_WORDS = 262144
 
 
 def build_cuda_decoder(build: BuildFolder, kernels: Path | None) -> bool:
@@ -133,8 +134,9 @@ def require_suitable(text: TextConfig, library: Path) -> None:
     elif (width := text.num_attention_heads * text.head_dim) not in KERNEL_ATTENTION_WIDTHS:
         unsuitable.append(f"text_config.num_attention_heads x head_dim is {width}, expected "
                           f"{' or '.join(map(str, KERNEL_ATTENTION_WIDTHS))}")
-    if text.vocab_size % 8:
-        unsuitable.append(f"text_config.vocab_size is {text.vocab_size}, expected a multiple of 8")
+    if text.vocab_size % 8 or text.vocab_size > KERNEL_MOST_WORDS:
+        unsuitable.append(f"text_config.vocab_size is {text.vocab_size}, expected a multiple of 8 up to "
+                          f"{KERNEL_MOST_WORDS}")
     if unsuitable:
         raise ArtifactError(f"the decoder kernels have the shapes of Qwen3-VL-30B-A3B, but {'; '.join(unsuitable)}: "
                             "leave --decoder-kernels out")

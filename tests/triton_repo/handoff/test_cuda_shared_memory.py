@@ -25,7 +25,7 @@ from triton_repo.handoff.transports.cuda_shared_memory import _gpu
 
 NAME = "cuda_shared_memory"
 LARGE = (1, 96, 128)
-QUICK = replace(SETTINGS, connect_seconds=3, heartbeat_seconds=0.3, stall_seconds=2, attempts=4)
+QUICK = replace(SETTINGS, connect_seconds=3, heartbeat_seconds=0.6, stall_seconds=2, attempts=4)
 # Opens block buffers, and goes without closing anything.
 OWNER = f"""
 import json, sys
