@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar, Self
 
 import torch
 
@@ -14,28 +15,30 @@ from plugins.decoder_kernels.int4_rows import GROUP
 
 
 @dataclass(frozen=True)
-class Int4Rows:
-    """Weights [..., rows, K].
+class CodedRows:
+    """Weights [..., rows, K] as integers.
 
     Attributes:
-        codes: uint8 [..., rows, K / 2] in the kernels' order.
+        codes: uint8 [..., rows, K * bits / 8] in the kernels' order.
         blocks: [..., rows, K / block, 2]: scale and zero point of each block.
     """
 
+    BITS: ClassVar[int]
     codes: torch.Tensor
     blocks: torch.Tensor
 
     @classmethod
-    def random(cls, *sizes: int, block: int, dtype: torch.dtype, device: str = "cuda") -> Int4Rows:
-        """Any byte is two codes. Weights have a standard deviation of about K^-0.5; K is a multiple of 128.
+    def random(cls, *sizes: int, block: int, dtype: torch.dtype, device: str = "cuda") -> Self:
+        """Any byte is a code or two. Weights have a standard deviation of about K^-0.5; K is a multiple of 128.
 
         Zero points lie around the codes' mean: with a mean of their own weights would make all tokens alike, layer by
         layer, and these would choose the same few experts.
         """
         *leading, length = sizes
-        codes = torch.randint(256, (*leading, length // 2), device=device, dtype=torch.uint8)
-        scales = torch.rand(*leading, length // block, device=device).add_(0.5).mul_(length**-0.5 / 6)
-        zero_points = torch.randint(4, 12, scales.shape, device=device)
+        levels = 2**cls.BITS
+        codes = torch.randint(256, (*leading, length * cls.BITS // 8), device=device, dtype=torch.uint8)
+        scales = torch.rand(*leading, length // block, device=device).add_(0.5).mul_(length**-0.5 / (0.36 * levels))
+        zero_points = torch.randint(levels // 4, levels * 3 // 4, scales.shape, device=device)
         return cls(codes, torch.stack([scales, zero_points], -1).to(dtype))
 
     @property
@@ -44,61 +47,44 @@ class Int4Rows:
 
     @property
     def block(self) -> int:
-        return 2 * self.codes.shape[-1] // self.blocks.shape[-2]
+        return self.codes.shape[-1] * 8 // self.BITS // self.blocks.shape[-2]
 
     def __len__(self) -> int:
         return len(self.codes)
 
-    def __getitem__(self, index: int) -> Int4Rows:
-        return Int4Rows(self.codes[index], self.blocks[index])
+    def __getitem__(self, index: int) -> Self:
+        return type(self)(self.codes[index], self.blocks[index])
+
+    def natural(self) -> torch.Tensor:
+        """One code a byte, in the order of the weights: uint8, as many as there are weights."""
+        raise NotImplementedError
 
     def wide(self) -> torch.Tensor:
         """The weights in float64."""
+        scales, zero_points = self.blocks.double()[..., None].unbind(-2)
+        return ((self.natural().view(*self.blocks.shape[:-1], -1) - zero_points) * scales).flatten(-2)
+
+
+class Int4Rows(CodedRows):
+    """Codes as in plugins/decoder_kernels/int4_rows.py."""
+
+    BITS = 4
+
+    def natural(self) -> torch.Tensor:
         nibbles = torch.stack([self.codes & 15, self.codes >> 4], -1)
         # of a group of 128: thread, run of 32, the second of a pair, pair
         groups = nibbles.view(*self.codes.shape[:-1], -1, 4, GROUP // 32, 2, 4)
-        natural = groups.transpose(-4, -3).transpose(-2, -1).reshape(*self.blocks.shape[:-1], -1)
-        scales, zero_points = self.blocks.double()[..., None].unbind(-2)
-        return ((natural - zero_points) * scales).flatten(-2)
+        return groups.transpose(-4, -3).transpose(-2, -1).contiguous()
 
 
-@dataclass(frozen=True)
-class Int8Rows:
-    """Weights [rows, K].
+class Int8Rows(CodedRows):
+    """Codes as in plugins/decoder_kernels/int8_rows.py."""
 
-    Attributes:
-        codes: uint8 [rows, K] in the kernels' order.
-        blocks: [rows, K / block, 2]: scale and zero point of each block.
-    """
+    BITS = 8
 
-    codes: torch.Tensor
-    blocks: torch.Tensor
-
-    @classmethod
-    def random(cls, rows: int, length: int, *, block: int, dtype: torch.dtype, device: str = "cuda") -> Int8Rows:
-        """Weights have a standard deviation of about K^-0.5."""
-        codes = torch.randint(256, (rows, length), device=device, dtype=torch.uint8)
-        scales = torch.rand(rows, length // block, device=device).add_(0.5).mul_(length**-0.5 / 80)
-        zero_points = torch.randint(96, 160, scales.shape, device=device)
-        return cls(codes, torch.stack([scales, zero_points], -1).to(dtype))
-
-    @property
-    def nbytes(self) -> int:
-        return self.codes.nbytes + self.blocks.nbytes
-
-    @property
-    def block(self) -> int:
-        return self.codes.shape[-1] // self.blocks.shape[-2]
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    def wide(self) -> torch.Tensor:
-        """The weights in float64."""
-        groups = self.codes.view(len(self), -1, 4, int8_rows.GROUP // 32, 8)  # of a group: thread, run of 32, value
-        natural = groups.transpose(2, 3).reshape(*self.blocks.shape[:-1], -1)
-        scales, zero_points = self.blocks.double()[..., None].unbind(-2)
-        return ((natural - zero_points) * scales).flatten(-2)
+    def natural(self) -> torch.Tensor:
+        groups = self.codes.view(*self.codes.shape[:-1], -1, 4, int8_rows.GROUP // 32, 8)  # thread, run of 32, value
+        return groups.transpose(-3, -2).contiguous()
 
 
 def random_int8_head(shape: Shape, block: int, dtype: torch.dtype) -> Head:

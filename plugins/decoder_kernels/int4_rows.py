@@ -57,6 +57,10 @@ def dequantise_rows(packed: np.ndarray, blocks: np.ndarray) -> np.ndarray:
         packed: uint8 [..., K / 2], what `pack_rows` gives.
         blocks: float [..., K / b, 2]: scale and zero point of each block.
     """
-    codes = unpack_rows(packed)
+    return scale_codes(unpack_rows(packed), blocks)
+
+
+def scale_codes(codes: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+    """`scale * (code - zero point)` of uint8 [..., K] in blocks [..., K / b, 2], float64 [..., K]."""
     scales, zero_points = np.moveaxis(blocks.astype(np.float64)[..., None], -2, 0)
     return (scales * (codes.reshape(*blocks.shape[:-1], -1) - zero_points)).reshape(codes.shape)

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from plugins.decoder_kernels.int4_rows import scale_codes
+
 GROUP = 64
 
 
@@ -37,9 +39,7 @@ def dequantise_rows(packed: np.ndarray, blocks: np.ndarray) -> np.ndarray:
         packed: uint8 [..., K], what `pack_rows` gives.
         blocks: float [..., K / b, 2]: scale and zero point of each block.
     """
-    codes = unpack_rows(packed)
-    scales, zero_points = np.moveaxis(blocks.astype(np.float64)[..., None], -2, 0)
-    return (scales * (codes.reshape(*blocks.shape[:-1], -1) - zero_points)).reshape(codes.shape)
+    return scale_codes(unpack_rows(packed), blocks)
 
 
 def _exchanged(codes: np.ndarray, first: int, second: int) -> np.ndarray:

@@ -71,61 +71,51 @@ class Weights<WideRows<T>> {
   std::size_t inner_;
 };
 
-template <typename T, int kBlock>
-class Weights<Int4Rows<T, kBlock>> {
+template <typename T, int kBlock, int kBits>
+class CodedWeights {
  public:
-  Weights(std::size_t rows, int inner)
-      : codes_(Array<std::uint8_t>::of(rows * inner / 2, [](std::size_t) { return random_bits(); })),
+  CodedWeights(std::size_t rows, int inner)
+      : codes_(Array<std::uint8_t>::of(rows * inner * kBits / 8, [](std::size_t) { return random_bits(); })),
         blocks_(Array<T>::of(rows * inner / kBlock * 2,
                              [&](std::size_t i) {
-                               return T(i % 2 == 0 ? uniform(0.1f, 0.3f) / std::sqrt(inner)
-                                                   : static_cast<float>(random_bits() % 16));
+                               return T(i % 2 == 0 ? uniform(1.6f, 4.8f) / kLevels / std::sqrt(inner)
+                                                   : static_cast<float>(random_bits() % kLevels));
                              })),
         inner_(inner) {}
   const void* rows() { return codes_.data(); }
   const void* extra() { return blocks_.data(); }
 
-  // As int4_rows.py says.
   double at(std::size_t row, int k) const {
-    const int run = k % 128 / 32, thread = k % 32 / 8, nibble = k % 2 * 4 + k % 8 / 2;
-    const std::size_t byte = row * (inner_ / 2) + k / 128 * 64 + thread * 16 + run * 4 + nibble / 2;
-    const int code = codes_[byte] >> (nibble % 2 * 4) & 15;
     const std::size_t block = (row * (inner_ / kBlock) + k / kBlock) * 2;
-    return static_cast<float>(blocks_[block]) * (code - static_cast<double>(static_cast<float>(blocks_[block + 1])));
+    const double zero_point = static_cast<float>(blocks_[block + 1]);
+    return static_cast<float>(blocks_[block]) * (code(row, k) - zero_point);
   }
 
  private:
+  static constexpr int kLevels = 1 << kBits;
+
+  int code(std::size_t row, int k) const {
+    const int thread = k % 32 / 8;
+    if constexpr (kBits == 8) {  // as int8_rows.py says
+      return codes_[row * inner_ + k / 64 * 64 + thread * 16 + k % 64 / 32 * 8 + k % 8];
+    }
+    const int run = k % 128 / 32, nibble = k % 2 * 4 + k % 8 / 2;  // as int4_rows.py says
+    return codes_[row * (inner_ / 2) + k / 128 * 64 + thread * 16 + run * 4 + nibble / 2] >> (nibble % 2 * 4) & 15;
+  }
+
   Array<std::uint8_t> codes_;
   Array<T> blocks_;
   std::size_t inner_;
 };
 
 template <typename T, int kBlock>
-class Weights<Int8Rows<T, kBlock>> {
- public:
-  Weights(std::size_t rows, int inner)
-      : codes_(Array<std::uint8_t>::of(rows * inner, [](std::size_t) { return random_bits(); })),
-        blocks_(Array<T>::of(rows * inner / kBlock * 2,
-                             [&](std::size_t i) {
-                               return T(i % 2 == 0 ? uniform(0.006f, 0.02f) / std::sqrt(inner)
-                                                   : static_cast<float>(random_bits() % 256));
-                             })),
-        inner_(inner) {}
-  const void* rows() { return codes_.data(); }
-  const void* extra() { return blocks_.data(); }
+class Weights<Int4Rows<T, kBlock>> : public CodedWeights<T, kBlock, 4> {
+  using CodedWeights<T, kBlock, 4>::CodedWeights;
+};
 
-  // As int8_rows.py says.
-  double at(std::size_t row, int k) const {
-    const int run = k % 64 / 32, thread = k % 32 / 8;
-    const int code = codes_[row * inner_ + k / 64 * 64 + thread * 16 + run * 8 + k % 8];
-    const std::size_t block = (row * (inner_ / kBlock) + k / kBlock) * 2;
-    return static_cast<float>(blocks_[block]) * (code - static_cast<double>(static_cast<float>(blocks_[block + 1])));
-  }
-
- private:
-  Array<std::uint8_t> codes_;
-  Array<T> blocks_;
-  std::size_t inner_;
+template <typename T, int kBlock>
+class Weights<Int8Rows<T, kBlock>> : public CodedWeights<T, kBlock, 8> {
+  using CodedWeights<T, kBlock, 8>::CodedWeights;
 };
 
 bool all_right = true;
