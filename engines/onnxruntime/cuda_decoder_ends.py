@@ -8,11 +8,10 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from engines.onnxruntime.cuda_record import BEST, CANDIDATES, IDS
+from engines.onnxruntime.cuda_visual_rows import take_wide_rows
 from export.graph import value
 from plugins.decoder_kernels.operators import DOMAIN, STEP_INPUTS, TOP_LOGITS
 from plugins.deepstack_add.operator import NAME as DEEPSTACK_ADD
-
-TABLE = "visual_rows"
 
 
 def use_input_kernels(model: ir.Model) -> None:
@@ -27,9 +26,7 @@ def use_input_kernels(model: ir.Model) -> None:
                      num_outputs=3, name=STEP_INPUTS)
     model.graph.insert_before(first, inputs)
     ir.convenience.replace_all_uses_with([words, cosines, sines], inputs.outputs)
-    next(x for x in model.graph.inputs if x.name == TABLE).dtype = ir.DataType.FLOAT
-    for key in [key for key in model.functions if key[1] == DEEPSTACK_ADD]:  # its kernel comes with the others
-        del model.functions[key]
+    take_wide_rows(model)  # DeepstackAdd's kernel comes with the others
 
 
 def put_out_candidates(model: ir.Model, vocab_size: int) -> None:

@@ -27,8 +27,7 @@ def read_padded_rows(model: ir.Model, rows_per_token: int) -> int:
     nodes = [node for node in model.graph if node.op_type == DEEPSTACK_ADD]
     if len(nodes) != rows_per_token:
         raise ValueError(f"the graph adds visual rows {len(nodes)} times, expected {rows_per_token}")
-    table = next(value for value in model.graph.inputs if value.name == TABLE)
-    table.dtype = ir.DataType.FLOAT
+    table = take_wide_rows(model)
     constants = _Constants(model)
     first = nodes[0]
     embedded, token_ids, _ = first.inputs
@@ -51,9 +50,20 @@ def read_padded_rows(model: ir.Model, rows_per_token: int) -> int:
     model.graph.insert_before(first, [offset, row])
     for node in nodes:
         _read(model, node, table, row.outputs[0], constants)
+    return len(nodes)
+
+
+def take_wide_rows(model: ir.Model) -> ir.Value:
+    """Make `visual_rows` float32, and drop the portable function, which takes no other type than the activations'.
+
+    Returns:
+        The graph's input.
+    """
+    table = next(value for value in model.graph.inputs if value.name == TABLE)
+    table.dtype = ir.DataType.FLOAT
     for key in [key for key in model.functions if key[1] == DEEPSTACK_ADD]:
         del model.functions[key]
-    return len(nodes)
+    return table
 
 
 def _read(model: ir.Model, node: ir.Node, table: ir.Value, row: ir.Value, constants: _Constants) -> None:

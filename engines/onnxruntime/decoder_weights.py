@@ -41,24 +41,8 @@ class DecoderWeights:
 
     def int8_rows(self, product: ir.Node) -> list[ir.Value]:
         """Codes uint8 [out, in] in the kernels' order, and blocks [out, in / block, 2]: `MatMulNBits` of 8 bits."""
-        codes, scales, zero_points = product.inputs[1:4]
-        stored, by_block, zeros = map(_tensor, (codes, scales, zero_points))
-        rows, length, count = *(product.attributes[name].as_int() for name in ("N", "K")), by_block.shape[-1]
-
-        def in_kernel_order() -> np.ndarray:
-            natural = stored.numpy().reshape(rows, length)
-            packed = np.empty_like(natural)
-            for start in range(0, rows, ROWS_AT_ONCE):
-                part = slice(start, start + ROWS_AT_ONCE)
-                packed[part] = pack_int8_rows(natural[part])
-            return packed
-
-        def blocks() -> np.ndarray:
-            each = by_block.numpy().reshape(rows, count)
-            return np.stack([each, zeros.numpy().reshape(rows, count).astype(each.dtype)], axis=-1)
-
-        return [self._add(f"{codes.name}.kernel_order", ir.DataType.UINT8, (rows, length), in_kernel_order),
-                self._add(f"{codes.name}.blocks", by_block.dtype, (rows, count, 2), blocks)]
+        rows, length = product.attributes["N"].as_int(), product.attributes["K"].as_int()
+        return self._coded(*product.inputs[1:4], (rows, length), _bytes, pack_int8_rows)
 
     def int4_experts(self, experts: ir.Node) -> list[ir.Value]:
         """Codes and blocks of gates and ups, then of downs, of a `QMoE`: [experts, out, ...]."""
@@ -70,34 +54,45 @@ class DecoderWeights:
         return added
 
     def _int4(self, codes: ir.Value, scales: ir.Value, zero_points: ir.Value, shape: tuple[int, ...]) -> list[ir.Value]:
-        *leading, length = shape
         try:
-            runs_of(length)
+            runs_of(shape[-1])
         except ValueError as error:
             raise ValueError(f"{codes.name}: {error}; export with --precision fp16 or bf16") from None
+        *leading, length = shape
+        return self._coded(codes, scales, zero_points, (*leading, length // 2), _nibbles, pack_rows)
+
+    def _coded(self, codes: ir.Value, scales: ir.Value, zero_points: ir.Value, shape: tuple[int, ...],
+               unpack: Callable[[np.ndarray], np.ndarray], pack: Callable[[np.ndarray], np.ndarray]) -> list[ir.Value]:
+        """Codes uint8 of this shape in the kernels' order, and blocks [*leading, count, 2].
+
+        Args:
+            unpack: stored bytes to codes or zero points, one a byte.
+            pack: codes to the kernels' order.
+        """
+        *leading, size = shape
         stored, by_block, zeros = map(_tensor, (codes, scales, zero_points))
         count = by_block.shape[-1]
 
         def in_kernel_order() -> np.ndarray:
-            natural = stored.numpy().reshape(-1, length // 2)
+            natural = stored.numpy().reshape(-1, size)
             packed = np.empty_like(natural)
             for start in range(0, len(natural), ROWS_AT_ONCE):
                 part = slice(start, start + ROWS_AT_ONCE)
-                packed[part] = pack_rows(_nibbles(natural[part]))
-            return packed.reshape(*leading, length // 2)
+                packed[part] = pack(unpack(natural[part]))
+            return packed.reshape(shape)
 
         def blocks() -> np.ndarray:
             each = by_block.numpy()
-            return np.stack([each, _nibbles(zeros.numpy())[..., :count].astype(each.dtype)], axis=-1)
+            return np.stack([each, unpack(zeros.numpy())[..., :count].astype(each.dtype)], axis=-1)
 
-        return [self._add(f"{codes.name}.kernel_order", ir.DataType.UINT8, (*leading, length // 2), in_kernel_order),
+        return [self._add(f"{codes.name}.kernel_order", ir.DataType.UINT8, shape, in_kernel_order),
                 self._add(f"{codes.name}.blocks", by_block.dtype, (*leading, count, 2), blocks)]
 
     def _dequantised(self, product: ir.Node) -> ir.Value:
         codes, scales, zero_points = map(_tensor, product.inputs[1:4])
         bits, count = product.attributes["bits"].as_int(), scales.shape[-1]
         rows, length = product.attributes["N"].as_int(), product.attributes["K"].as_int()
-        values = _nibbles if bits == 4 else lambda packed: packed
+        values = _nibbles if bits == 4 else _bytes
 
         def wide() -> np.ndarray:
             each, stored, zeros = scales.numpy(), codes.numpy(), zero_points.numpy()
@@ -128,6 +123,11 @@ def _require_4_bits(node: ir.Node, attribute: str) -> None:
     if bits != 4:
         raise ValueError(f"{node.name} has weights of {bits} bits, expected 4: export with --precision int4, or with "
                          "fp16 or bf16 for weights of the activations' type")
+
+
+def _bytes(packed: np.ndarray) -> np.ndarray:
+    """Values of 8 bits."""
+    return packed
 
 
 def _nibbles(packed: np.ndarray) -> np.ndarray:

@@ -147,7 +147,7 @@ def _scaled(body: FunctionBody, codes: ir.Value, blocks: ir.Value) -> ir.Value:
 
 
 def _int8_row_logits(body: FunctionBody, x: ir.Value, codes: ir.Value, blocks: ir.Value) -> ir.Value:
-    groups = body.op("Reshape", codes, body.integers(-1, 4, int8_rows.GROUP // 32, 8))
+    groups = body.op("Reshape", codes, body.integers(-1, 4, int8_rows.GROUP // RUN, 8))
     in_order = body.op("Transpose", groups, perm=[0, 2, 1, 3])
     return _row_logits(body, x, body.op("Reshape", _scaled(body, in_order, blocks), body.op("Shape", codes)))
 

@@ -4,7 +4,9 @@ from pathlib import Path
 
 from tests.plugins.emulated_kernels import needs_nvcc, run_emulated
 
+HEADERS = ("deepstack_add.cuh", "float_order.cuh", "row_index.h", "step_inputs.cuh", "top_logits.cuh")
+
 
 @needs_nvcc
 def test_kernels_around_the_layers_and_visual_rows(tmp_path: Path) -> None:
-    run_emulated("step_ends_test", ("step_inputs.cuh", "top_logits.cuh", "deepstack_add.cuh", "row_index.h"), tmp_path)
+    run_emulated("step_ends_test", HEADERS, tmp_path)

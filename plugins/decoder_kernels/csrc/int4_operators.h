@@ -1,4 +1,5 @@
-// Products and experts with weights of 4 bits, and the output projection with those of 8. A chunk of a prompt goes through the kernels of a step, in pieces.
+// Products and experts with weights of 4 bits, and the output projection with those of 8. A chunk of a prompt goes through
+// the kernels of a step, in pieces.
 #pragma once
 
 #include <algorithm>
@@ -8,17 +9,19 @@
 
 namespace qwen3vl {
 
-class Int4Product : public DecoderKernel {
+class CodedProduct : public DecoderKernel {
  public:
   using DecoderKernel::DecoderKernel;
 
  protected:
-  OrtStatus* product(const Call& call, const Tensor& x, const Tensor& codes, const Tensor& blocks,
-                     const Tensor* residual) const {
+  // `launch` gets the output's place, numbers of tokens, rows, values of a row and of a block, and the stream.
+  template <typename Launch>
+  static OrtStatus* product(const Call& call, int bits, const Tensor& x, const Tensor& codes, const Tensor& blocks,
+                            const Tensor* residual, const Launch& launch) {
     const Rows rows(x);
     const int64_t count = codes.shape.empty() ? 0 : codes.shape[0];
     const int64_t groups = blocks.shape.size() == 3 ? blocks.shape[1] : 0;
-    if (codes.shape != Shape{count, rows.width / 2} || blocks.shape != Shape{count, groups, 2} || groups == 0 ||
+    if (codes.shape != Shape{count, rows.width * bits / 8} || blocks.shape != Shape{count, groups, 2} || groups == 0 ||
         rows.width % groups != 0) {
       return call.error("x " + text(x.shape) + " does not go with codes " + text(codes.shape) + " and blocks " +
                         text(blocks.shape));
@@ -26,68 +29,62 @@ class Int4Product : public DecoderKernel {
     void *out = nullptr, *stream = nullptr;
     QWEN3VL_RETURN_IF_ERROR(product_places(call, x, count, residual, &out, &stream));
     if (rows.count == 0) return nullptr;
-    return call.launched(
-        qwen3vl_int4_product(out, x.data, residual == nullptr ? nullptr : residual->data, codes.data, blocks.data,
-                             static_cast<int>(rows.count), static_cast<int>(count), static_cast<int>(rows.width),
-                             static_cast<int>(rows.width / groups), type_, stream),
-        {&x, &codes, &blocks});
+    return call.launched(launch(out, static_cast<int>(rows.count), static_cast<int>(count),
+                                static_cast<int>(rows.width), static_cast<int>(rows.width / groups), stream),
+                         {&x, &codes, &blocks});
+  }
+
+  OrtStatus* int4_product(const Call& call, const Tensor& x, const Tensor& codes, const Tensor& blocks,
+                          const Tensor* residual) const {
+    return product(call, 4, x, codes, blocks, residual,
+                   [&](void* out, int tokens, int rows, int inner, int block, void* stream) {
+                     return qwen3vl_int4_product(out, x.data, residual == nullptr ? nullptr : residual->data,
+                                                 codes.data, blocks.data, tokens, rows, inner, block, type_, stream);
+                   });
   }
 };
 
-class Int4RowProduct : public Int4Product {
+class Int4RowProduct : public CodedProduct {
  public:
   static constexpr char kName[] = "Int4RowProduct";
   static constexpr Type kInputs[] = {Type::kElement, Type::kUint8, Type::kElement}, kOutputs[] = {Type::kElement};
-  using Int4Product::Int4Product;
+  using CodedProduct::CodedProduct;
 
   OrtStatus* compute(const Call& call) const {
     Tensor x, codes, blocks;
     QWEN3VL_RETURN_IF_ERROR(call.inputs({&x, &codes, &blocks}));
-    return product(call, x, codes, blocks, nullptr);
+    return int4_product(call, x, codes, blocks, nullptr);
   }
 };
 
-class Int4RowProductAdd : public Int4Product {
+class Int4RowProductAdd : public CodedProduct {
  public:
   static constexpr char kName[] = "Int4RowProductAdd";
   static constexpr Type kInputs[] = {Type::kElement, Type::kUint8, Type::kElement, Type::kElement};
   static constexpr Type kOutputs[] = {Type::kElement};
-  using Int4Product::Int4Product;
+  using CodedProduct::CodedProduct;
 
   OrtStatus* compute(const Call& call) const {
     Tensor x, codes, blocks, residual;
     QWEN3VL_RETURN_IF_ERROR(call.inputs({&x, &codes, &blocks, &residual}));
-    return product(call, x, codes, blocks, &residual);
+    return int4_product(call, x, codes, blocks, &residual);
   }
 };
 
-class Int8RowLogits : public DecoderKernel {
+class Int8RowLogits : public CodedProduct {
  public:
   static constexpr char kName[] = "Int8RowLogits";
   static constexpr Type kInputs[] = {Type::kElement, Type::kUint8, Type::kElement}, kOutputs[] = {Type::kFloat32};
-  using DecoderKernel::DecoderKernel;
-
-  OrtStatus* initialise(const OrtKernelInfo*) { return nullptr; }
+  using CodedProduct::CodedProduct;
 
   OrtStatus* compute(const Call& call) const {
     Tensor x, codes, blocks;
     QWEN3VL_RETURN_IF_ERROR(call.inputs({&x, &codes, &blocks}));
-    const Rows rows(x);
-    const int64_t count = codes.shape.empty() ? 0 : codes.shape[0];
-    const int64_t groups = blocks.shape.size() == 3 ? blocks.shape[1] : 0;
-    if (codes.shape != Shape{count, rows.width} || blocks.shape != Shape{count, groups, 2} || groups == 0 ||
-        rows.width % groups != 0) {
-      return call.error("x " + text(x.shape) + " does not go with codes " + text(codes.shape) + " and blocks " +
-                        text(blocks.shape));
-    }
-    void *out = nullptr, *stream = nullptr;
-    QWEN3VL_RETURN_IF_ERROR(product_places(call, x, count, nullptr, &out, &stream));
-    if (rows.count == 0) return nullptr;
-    return call.launched(
-        qwen3vl_int8_logits(static_cast<float*>(out), x.data, codes.data, blocks.data, static_cast<int>(rows.count),
-                            static_cast<int>(count), static_cast<int>(rows.width),
-                            static_cast<int>(rows.width / groups), type_, stream),
-        {&x, &codes, &blocks});
+    return product(call, 8, x, codes, blocks, nullptr,
+                   [&](void* out, int tokens, int rows, int inner, int block, void* stream) {
+                     return qwen3vl_int8_logits(static_cast<float*>(out), x.data, codes.data, blocks.data, tokens,
+                                                rows, inner, block, type_, stream);
+                   });
   }
 };
 

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "float_order.cuh"
+
 namespace qwen3vl {
 
 constexpr int kRouterExperts = 128;
@@ -19,12 +21,6 @@ struct RouterArguments {
   int tokens, k, counter_count;
   float epsilon;
 };
-
-// Orders floats as unsigned integers.
-__device__ __forceinline__ std::uint32_t order_of(float x) {
-  const std::uint32_t bits = __float_as_uint(x);
-  return bits ^ (static_cast<std::int32_t>(bits) < 0 ? ~0u : 0x80000000u);
-}
 
 // The k largest of 128 logits by one warp, the first of equal ones first, with softmax weights that add up to 1. Lane l
 // holds logits 4 l to 4 l + 3.

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "float_order.cuh"
 #include "ptx.cuh"
 
 namespace qwen3vl {
@@ -25,15 +26,10 @@ struct TopShared {
 };
 
 __device__ __forceinline__ Key key_of(float logit, int id) {
-  const std::uint32_t bits = __float_as_uint(logit + 0.f);  // -0 is 0
-  const std::uint32_t order = bits >> 31 != 0 ? ~bits : bits | 0x80000000u;
-  return static_cast<Key>(order) << 32 | ~static_cast<std::uint32_t>(id);
+  return static_cast<Key>(order_of(logit + 0.f)) << 32 | ~static_cast<std::uint32_t>(id);  // -0 is 0
 }
 
-__device__ __forceinline__ float logit_of(Key key) {
-  const auto order = static_cast<std::uint32_t>(key >> 32);
-  return __uint_as_float(order >> 31 != 0 ? order & 0x7FFFFFFFu : ~order);
-}
+__device__ __forceinline__ float logit_of(Key key) { return float_of(static_cast<std::uint32_t>(key >> 32)); }
 
 __device__ __forceinline__ std::int64_t id_of(Key key) { return ~static_cast<std::uint32_t>(key); }
 
