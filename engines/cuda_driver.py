@@ -114,7 +114,7 @@ class Gpu:
         return free.value, total.value
 
     def host_array(self, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-        """An array in host memory that is copied at full speed; its memory is never given back."""
+        """An array in host memory that is copied at full speed, and that kernels can write; it is never given back."""
         address, size = c_void_p(), math.prod(shape) * np.dtype(dtype).itemsize
         self._in_context("cuMemHostAlloc", byref(address), max(1, size), 0)
         return np.ctypeslib.as_array((c_ubyte * size).from_address(address.value)).view(dtype).reshape(shape)
@@ -160,10 +160,10 @@ class Gpu:
 
     def _in_context(self, name: str, *arguments) -> None:
         """Call with the shared context current, which each thread has to ask for."""
-        with self._retaining:
-            if not self._context:
-                self._call("cuDevicePrimaryCtxRetain", byref(self._context), self._device)
         if not hasattr(self._current, "context"):
+            with self._retaining:
+                if not self._context:
+                    self._call("cuDevicePrimaryCtxRetain", byref(self._context), self._device)
             self._call("cuCtxSetCurrent", self._context)
             self._current.context = self._context
         self._call(name, *arguments)

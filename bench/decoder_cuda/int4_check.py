@@ -12,8 +12,8 @@ from bench.decoder_cuda.model import Shape, element_type
 from bench.decoder_cuda.watch import watched
 from plugins.decoder_kernels.kernel_library import DecoderKernels
 
-TOKENS = (1, 2, 5, 8, 9, 16, 32, 64, 128)
-FEWER_TOKENS = (1, 16, 128)  # for other blocks than the exporter's
+TOKENS = (1, 2, 5, 8, 9, 16, 32, 64, 128, 250)
+FEWER_TOKENS = (1, 16, 128, 250)  # for other blocks than the exporter's
 LARGEST_ERROR = {torch.bfloat16: 5e-3, torch.float16: 8e-4}
 EXPORTED_BLOCK = 128
 LOGITS = 40000  # enough that blocks have a long stream of them

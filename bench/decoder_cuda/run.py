@@ -36,7 +36,7 @@ def bandwidth() -> dict[str, float]:
 def check(kernels: DecoderKernels, shape: Shape, layer: Layer, dtype: torch.dtype) -> dict[str, dict[str, float]]:
     cases = {"1 sequence": [1024], "no past": [0], "3, odd lengths": [1, 17, 999],
              "8": [1024, 15, 16, 1, 0, 31, 700, 64], "16": list(range(100, 116)),
-             "32": list(range(0, 320, 10)), "64": list(range(64)), "128": list(range(128))}
+             "32": list(range(0, 320, 10)), "64": list(range(64)), "128": list(range(128)), "200": list(range(200))}
     results = {name: check_layer(kernels, shape, layer, lengths, 1100, dtype) for name, lengths in cases.items()}
     for splits in (1, 2, 4):
         results[f"8, {splits} splits"] = check_layer(kernels, shape, layer, cases["8"], 1100, dtype, splits)

@@ -1,4 +1,4 @@
-"""The kernels around a step's layers, and the one that adds visual rows: exact beside torch, then timed.
+"""The kernels around a step's layers: exact beside torch, then timed.
 
     python -m bench.decoder_cuda.step_ends --kernels libdecoder_kernels.so --output out.json
 
@@ -48,7 +48,17 @@ class StepEnds:
                   *table.shape, count, element_type(table.dtype))
         return hidden, cosines, sines
 
-    def call(self, name: str, *arguments: torch.Tensor | float) -> None:
+    def wanted(self, h: torch.Tensor, y: torch.Tensor, norm: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        normed = torch.full((len(rows), h.shape[1]), torch.nan, device="cuda", dtype=h.dtype)
+        self.call("add_norm_rows", normed, h, y, norm, rows, len(rows), *y.shape, Shape.epsilon, element_type(h.dtype))
+        return normed
+
+    def all(self, h: torch.Tensor, y: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+        normed = torch.full_like(h, torch.nan)
+        self.call("add_norm", normed, None, h, y, norm, *y.shape, Shape.epsilon, element_type(h.dtype))
+        return normed
+
+    def call(self, name: str, *arguments: torch.Tensor | float | None) -> None:
         addresses = (x.data_ptr() if isinstance(x, torch.Tensor) else x for x in arguments)
         self.kernels.call(name, *addresses, torch.cuda.current_stream().cuda_stream)
 
@@ -79,6 +89,16 @@ def check_inputs(ends: StepEnds, tokens: int, dtype: torch.dtype) -> float:
     return max(errors) if torch.equal(hidden, rows) else float("nan")
 
 
+def check_wanted(ends: StepEnds, tokens: int, summands: int, dtype: torch.dtype) -> float:
+    """0, or NaN where a wanted token's norm is another than among all, or the first is not the nearest to -1."""
+    h, norm = (torch.randn(*size, device="cuda", dtype=dtype) for size in ((tokens, 2048), (2048,)))
+    y = torch.randn(tokens, summands, 2048, device="cuda")
+    rows = torch.randint(tokens, (33,), device="cuda", dtype=torch.int32)
+    rows[0] = -1
+    found = ends.wanted(h, y, norm, rows)
+    return 0.0 if torch.equal(found, ends.all(h, y, norm)[rows.clamp(0).long()]) else float("nan")
+
+
 def checks(ends: StepEnds) -> dict[str, Callable[[], float]]:
     sizes = [(1, 151936, CANDIDATES), (128, 151936, CANDIDATES), (3, 262144, CANDIDATES), (5, 4100, 7), (2, 64, 64)]
     named: dict[str, Callable[[], float]] = {
@@ -86,6 +106,9 @@ def checks(ends: StepEnds) -> dict[str, Callable[[], float]]:
         for rows, vocabulary, k in sizes}
     for dtype, tokens in itertools.product((torch.bfloat16, torch.float16), (1, 999)):
         named[f"inputs of {tokens} tokens, {dtype}"] = lambda arguments=(tokens, dtype): check_inputs(ends, *arguments)
+    for dtype, tokens, summands in itertools.product((torch.bfloat16, torch.float16), (1, 700), (1, 8)):
+        named[f"norms of some of {tokens} tokens, {summands} summands, {dtype}"] = lambda arguments=(
+            tokens, summands, dtype): check_wanted(ends, *arguments)
     return named
 
 

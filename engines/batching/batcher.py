@@ -164,6 +164,7 @@ class Batcher:
         with self._changed:
             self._slots.start(sequence, self._scheduler.started)
             self._scheduler.remove(sequence)
+        self._count(generated_tokens=1)
         self._accept(sequence, logits)
 
     def _decode(self) -> float:
@@ -174,7 +175,7 @@ class Batcher:
         tokens, positions, lengths = (np.array(values, np.int32) for values in zip(
             *((s.last_token, s.next_position, s.cached + 1) for s in running), strict=True))
         rows = self.decoder.decode_rows(tokens, positions, lengths)
-        self._count(decode_steps=1)
+        self._count(decode_steps=1, generated_tokens=len(running))
         for sequence in running:  # All of them first: one that leaves moves another, with all that it has cached.
             sequence.cached += 1
         for sequence, row in zip(running, rows, strict=True):
@@ -183,7 +184,6 @@ class Batcher:
 
     def _accept(self, sequence: Sequence, logits: LogitRow) -> None:
         reason = sequence.accept(logits)
-        self._count(generated_tokens=1)
         if reason:
             with self._changed:
                 self._slots.leave(sequence)

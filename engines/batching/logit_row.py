@@ -10,6 +10,9 @@ import numpy as np
 class LogitRow(Protocol):
     """To be read before the decoder's next step."""
 
+    def likeliest(self) -> int:
+        """Id of the most likely token, the first of equal ones."""
+
     def best(self, count: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Ids and logits, float32, of the `count` most likely tokens, the best first; None where `all` has to do."""
 
@@ -22,6 +25,9 @@ class HostRow:
 
     def __init__(self, logits: np.ndarray):
         self._logits = logits
+
+    def likeliest(self) -> int:
+        return int(self._logits.argmax())
 
     def best(self, count: int) -> None:
         """There is nothing to be saved."""

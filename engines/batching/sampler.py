@@ -50,12 +50,13 @@ class Sampler:
     def choose(self, row: LogitRow) -> int:
         """As `sample`, reading no more logits than the choice takes."""
         params = self.params
-        enough = 1 if params.temperature == 0 else params.top_k  # 0 for all of them
-        best = row.best(enough) if enough and self._seen is None else None
+        if self._seen is None and params.temperature == 0:
+            return row.likeliest()
+        best = row.best(params.top_k) if self._seen is None and params.top_k else None
         if best is None:
             return self.sample(row.all())
         ids, logits = best
-        return int(ids[0]) if params.temperature == 0 else self._draw(logits, ids)
+        return self._draw(logits, ids)
 
     def _draw(self, logits: np.ndarray, token_ids: np.ndarray) -> int:
         """A token by the logits of some, in any order."""

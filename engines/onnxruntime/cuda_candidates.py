@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import onnxruntime
 
@@ -26,9 +28,8 @@ class StepLogits:
         self.candidates = min(CANDIDATES, vocab_size)
         self._logits = memory.allocate(4 * slots * vocab_size)
         self._host = memory.host_array((slots, vocab_size), FLOAT)
-        # Of each row K ids, and behind those of all rows their K logits: one copy.
-        size = slots * self.candidates * (8 + 4)
-        self._best, self._host_best = memory.allocate(size), memory.host_array((size,), np.uint8)
+        # The device writes these where the host reads them.
+        self._ids, self._best = (memory.host_array((slots, self.candidates), dtype) for dtype in (INT64, FLOAT))
 
     def bind_step(self, binding: onnxruntime.IOBinding, rows: int) -> None:
         """Make a step of so many sequences write its results here."""
@@ -52,7 +53,7 @@ class StepLogits:
         return [DeviceRow(step, index) for index in range(count)]
 
     def best(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ids int64 and logits float32 [rows, K], the largest first.
+        """Ids int64 and logits float32 [rows, K], the largest first, until the next step.
 
         Args:
             rows: of the step where it has put them out, else so many as are wanted.
@@ -62,15 +63,11 @@ class StepLogits:
             binding.bind_input("logits", self._memory.device, 0, FLOAT, (rows, self._vocab_size), self._logits)
             self._bind_best(binding, rows)
             self._session.run_with_iobinding(binding)
-        count = rows * self.candidates
-        self._memory.download(self._host_best[: 12 * count], self._best)
-        ids, best = self._host_best[: 8 * count].view(INT64), self._host_best[8 * count : 12 * count].view(FLOAT)
-        return ids.reshape(rows, -1), best.reshape(rows, -1)
+        return self._ids[:rows], self._best[:rows]
 
     def _bind_best(self, binding: onnxruntime.IOBinding, rows: int) -> None:
-        shape = (rows, self.candidates)
-        binding.bind_output(IDS, self._memory.device, 0, INT64, shape, self._best)
-        binding.bind_output(BEST, self._memory.device, 0, FLOAT, shape, self._best + 8 * rows * self.candidates)
+        for name, array in ((IDS, self._ids), (BEST, self._best)):
+            binding.bind_output(name, self._memory.device, 0, array.dtype, (rows, self.candidates), array.ctypes.data)
 
 
 class _Step:
@@ -78,12 +75,14 @@ class _Step:
 
     def __init__(self, logits: StepLogits, rows: int):
         self.logits, self._rows = logits, rows
-        self._found: tuple[np.ndarray, np.ndarray] | None = None
 
+    @functools.cached_property
     def best(self) -> tuple[np.ndarray, np.ndarray]:
-        if self._found is None:
-            self._found = self.logits.best(self._rows)
-        return self._found
+        return self.logits.best(self._rows)
+
+    @functools.cached_property
+    def likeliest(self) -> list[int]:
+        return self.best[0][:, 0].tolist()
 
 
 class DeviceRow:
@@ -92,10 +91,13 @@ class DeviceRow:
     def __init__(self, step: _Step, index: int):
         self._step, self._index = step, index
 
+    def likeliest(self) -> int:
+        return self._step.likeliest[self._index]
+
     def best(self, count: int) -> tuple[np.ndarray, np.ndarray] | None:
         if count > self._step.logits.candidates:
             return None
-        ids, logits = self._step.best()
+        ids, logits = self._step.best
         return ids[self._index, :count], logits[self._index, :count]
 
     def all(self) -> np.ndarray:

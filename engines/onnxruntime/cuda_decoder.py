@@ -13,7 +13,7 @@ from engines.batching.logit_row import HostRow, LogitRow
 from engines.description import EngineDescription
 from engines.onnxruntime.cuda_cache import DeviceCache
 from engines.onnxruntime.cuda_candidates import StepLogits
-from engines.onnxruntime.cuda_inputs import Integers, Table, VisualTables
+from engines.onnxruntime.cuda_inputs import ChunkIntegers, StepIntegers, Table, VisualTables
 from engines.onnxruntime.cuda_memory import require_gpu_memory
 from engines.onnxruntime.cuda_record import BEST, CANDIDATES_FOLDER, CudaDecoderRecord
 from engines.onnxruntime.cuda_session import PROVIDER, load_decoder_session, load_on
@@ -33,6 +33,7 @@ class _Step:
     """A decode step of a fixed number of sequences: inputs and outputs are always at the same addresses."""
 
     size: int
+    integers: StepIntegers
     binding: onnxruntime.IOBinding
     options: onnxruntime.RunOptions
 
@@ -73,7 +74,7 @@ class CudaDecoder:
         self.has_graphs = self._session.get_provider_options().get(PROVIDER, {}).get("enable_cuda_graph") == "1"
         self._cache = DeviceCache(memory, record, text, slots, capacity)
         self._tables = VisualTables(memory, record.leading_rows, text.hidden_size)
-        self._chunk_integers, self._step_integers = Integers(memory), Integers(memory)
+        self._chunk_integers = ChunkIntegers(memory)
         puts_out_best = any(output.name == BEST for output in self._session.get_outputs())
         candidates = None if puts_out_best else load_on(device, engine_dir / "decoder" / CANDIDATES_FOLDER)
         self._candidates_from = 1 if puts_out_best else CANDIDATES_FROM
@@ -94,9 +95,10 @@ class CudaDecoder:
         self._longest_chunk[...] = end
         self._held[slot] = end
         binding = self._chunk_binding(slot)
-        self._bind(binding, self._chunk_integers, {
-            "token_ids": token_ids[None], "position_ids": position_ids[:, None],
-            "total_lengths": np.array([end], INT32), "logit_rows": logit_rows}, self._tables.of(slot, visual_rows))
+        arrays = {"token_ids": token_ids[None], "position_ids": position_ids[:, None],
+                  "total_lengths": np.array([end], INT32), "logit_rows": logit_rows}
+        self._bind_inputs(binding, {name: array.shape for name, array in arrays.items()},
+                          self._chunk_integers.place(arrays), self._longest_chunk, self._tables.of(slot, visual_rows))
         vocab_size = self.config.text.vocab_size
         if count > self._chunk_logit_rows:
             self._memory.free(self._chunk_logits)
@@ -123,11 +125,10 @@ class CudaDecoder:
         """Returns how many sequences were computed."""
         count = len(token_ids)
         self._require_fit(int(total_lengths.max()))
-        for slot in range(count):
-            self._tables.drop(slot)
+        self._tables.drop_below(count)
         self._held[:count] = 0  # once one of them leaves, nobody needs what its slot holds
         step = next(step for step in self._steps if step.size >= count)
-        self._place_step(step.size, token_ids, positions, total_lengths)
+        self._place(step, token_ids, positions, total_lengths)
         self._session.run_with_iobinding(step.binding, step.options)
         return step.size
 
@@ -143,30 +144,20 @@ class CudaDecoder:
 
     def _capture(self, size: int) -> _Step:
         """The step of so many sequences, run once: with graphs, ONNX Runtime runs it as often as capturing takes."""
-        step = _Step(size, self._session.io_binding(), _run_options(size if self.has_graphs else None))
+        step = _Step(size, StepIntegers(self._memory, size), self._session.io_binding(),
+                     _run_options(size if self.has_graphs else None))
         nobody = np.zeros(0, INT32)
-        addresses = self._place_step(size, nobody, nobody, nobody)
-        self._bind_inputs(step.binding, {"token_ids": (size, 1), "position_ids": (3, size, 1), "total_lengths": (size,),
-                                         "logit_rows": (size,)}, addresses, self._longest, self._tables.empty)
+        self._place(step, nobody, nobody, nobody)
+        self._bind_inputs(step.binding, step.integers.shapes, step.integers.addresses, self._longest,
+                          self._tables.empty)
         self._cache.bind(step.binding, 0, size)
         self._logits.bind_step(step.binding, size)
         self._session.run_with_iobinding(step.binding, step.options)
         return step
 
-    def _place_step(self, size: int, token_ids: np.ndarray, positions: np.ndarray,
-                    total_lengths: np.ndarray) -> dict[str, int]:
-        """Copy a step's inputs to the device, rows behind the given ones made up."""
-        count = len(token_ids)
-        ids, places, lengths = np.zeros(size, INT32), np.zeros(size, INT32), np.zeros(size, INT32)
-        ids[:count], places[:count], lengths[:count] = token_ids, positions, total_lengths
-        lengths[count:] = np.minimum(self._held[count:size], self.capacity - 1) + 1
-        return self._step_integers.place({"token_ids": ids, "position_ids": np.broadcast_to(places, (3, size)),
-                                          "total_lengths": lengths, "logit_rows": np.arange(size, dtype=INT32)})
-
-    def _bind(self, binding: onnxruntime.IOBinding, integers: Integers, arrays: Mapping[str, np.ndarray],
-              table: Table) -> None:
-        self._bind_inputs(binding, {name: array.shape for name, array in arrays.items()}, integers.place(arrays),
-                          self._longest_chunk, table)
+    def _place(self, step: _Step, token_ids: np.ndarray, positions: np.ndarray, total_lengths: np.ndarray) -> None:
+        held = self._held[len(token_ids) : step.size]
+        step.integers.place(token_ids, positions, total_lengths, np.minimum(held, self.capacity - 1) + 1)
 
     def _bind_inputs(self, binding: onnxruntime.IOBinding, shapes: Mapping[str, tuple[int, ...]],
                      addresses: Mapping[str, int], longest: np.ndarray, table: Table) -> None:

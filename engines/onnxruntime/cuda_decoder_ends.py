@@ -1,6 +1,6 @@
 """What surrounds the decoder's layers, in the operators of plugins/decoder_kernels.
 
-Embedding, angles and DeepStack levels were 30 nodes. The most likely tokens are outputs of the graph.
+Embedding, angles, the first norm and DeepStack levels were 31 nodes. The most likely tokens are outputs of the graph.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import onnx_ir as ir
 from engines.onnxruntime.cuda_record import BEST, CANDIDATES, IDS
 from engines.onnxruntime.cuda_visual_rows import take_wide_rows
 from export.graph import value
-from plugins.decoder_kernels.operators import DOMAIN, STEP_INPUTS, TOP_LOGITS
+from plugins.decoder_kernels.operators import DOMAIN, INPUT_NORM, STEP_INPUTS, TOP_LOGITS
 from plugins.deepstack_add.operator import NAME as DEEPSTACK_ADD
 
 
@@ -26,6 +26,10 @@ def use_input_kernels(model: ir.Model) -> None:
                      num_outputs=3, name=STEP_INPUTS)
     model.graph.insert_before(first, inputs)
     ir.convenience.replace_all_uses_with([words, cosines, sines], inputs.outputs)
+    norm = next(node for node in first.outputs[0].consumers() if node.op_type == "RMSNormalization")
+    normed = ir.node(INPUT_NORM, norm.inputs, {"epsilon": norm.attributes["epsilon"].as_float()}, domain=DOMAIN,
+                     name=norm.name)
+    ir.convenience.replace_nodes_and_values(model.graph, norm, [norm], [normed], norm.outputs, normed.outputs)
     take_wide_rows(model)  # DeepstackAdd's kernel comes with the others
 
 

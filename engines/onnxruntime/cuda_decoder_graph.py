@@ -22,6 +22,7 @@ from plugins.decoder_kernels.operators import (
     ROW_PRODUCT,
     ROW_PRODUCT_ADD,
     VERSION,
+    WANTED_NORM,
 )
 from plugins.deepstack_add.operator import NAME as DEEPSTACK_ADD
 
@@ -102,21 +103,17 @@ def _rewrite_next_norm(model: ir.Model, update: ir.Value, residual: ir.Value, mi
     """The sum and norm at the beginning of the next layer or, there for the wanted rows only, of the head."""
     user = next(iter(update.consumers()))
     if user.op_type == "SkipSimplifiedLayerNormalization":
-        added = _add_norm(residual, mixed, user)
+        added = _node(ADD_NORM, [residual, mixed, user.inputs[2]], {"epsilon": _epsilon(user)}, outputs=2,
+                      name=user.name)
         model.graph.insert_after(after, added)
         ir.convenience.replace_all_uses_with([user.outputs[0], user.outputs[3]], added.outputs)
         return
     gather = _only_user(user.outputs[0], "Gather")
     norm = _only_user(gather.outputs[0], "SkipSimplifiedLayerNormalization")
-    added = _add_norm(residual, mixed, norm)
-    tokens = ir.node("Reshape", [added.outputs[0], user.inputs[1]], name=user.name)
-    wanted = ir.node("Gather", [tokens.outputs[0], gather.inputs[1]], name=gather.name)
-    model.graph.insert_after(after, [added, tokens, wanted])
-    ir.convenience.replace_all_uses_with([norm.outputs[0]], [wanted.outputs[0]])
-
-
-def _add_norm(residual: ir.Value, mixed: ir.Value, norm: ir.Node) -> ir.Node:
-    return _node(ADD_NORM, [residual, mixed, norm.inputs[2]], {"epsilon": _epsilon(norm)}, outputs=2, name=norm.name)
+    wanted = _node(WANTED_NORM, [residual, mixed, norm.inputs[2], gather.inputs[1]], {"epsilon": _epsilon(norm)},
+                   name=norm.name)
+    model.graph.insert_after(after, wanted)
+    ir.convenience.replace_all_uses_with([norm.outputs[0]], wanted.outputs)
 
 
 def _rewrite_head(model: ir.Model) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,11 +17,8 @@ ALIGNMENT = 64
 LEAST_INTEGERS = 4096
 
 
-class Integers:
-    """int32 arrays of one call, in one block, so that they take one copy.
-
-    Arrays of the same names and sizes are at the same addresses, for as long as no larger ones come.
-    """
+class ChunkIntegers:
+    """int32 arrays of one chunk, in one block, so that they take one copy."""
 
     def __init__(self, memory: DeviceMemory):
         self._memory, self._size, self._address = memory, 0, 0
@@ -44,6 +43,44 @@ class Integers:
         self._size = max(LEAST_INTEGERS, 1 << (size - 1).bit_length())  # host arrays stay: grow seldom
         self._host = self._memory.host_array((self._size,), np.int32)
         self._address = self._memory.allocate(4 * self._size)
+
+
+class StepIntegers:
+    """int32 inputs of decode steps of `size` sequences, always at the same addresses, so that they take one copy.
+
+    Attributes:
+        shapes: of each input, by its name.
+        addresses: where it is on the device.
+    """
+
+    def __init__(self, memory: DeviceMemory, size: int):
+        self._memory = memory
+        self.shapes = {"token_ids": (size, 1), "position_ids": (3, size, 1), "total_lengths": (size,),
+                       "logit_rows": (size,)}
+        spaces = {name: -(-math.prod(shape) // ALIGNMENT) * ALIGNMENT for name, shape in self.shapes.items()}
+        self._host = memory.host_array((sum(spaces.values()),), np.int32)
+        self._address = memory.allocate(self._host.nbytes)
+        starts = dict(zip(spaces, itertools.accumulate(spaces.values(), initial=0), strict=False))
+        self.addresses = {name: self._address + 4 * start for name, start in starts.items()}
+        self._ids, self._positions, self._lengths, rows = (
+            self._host[start : start + math.prod(self.shapes[name])] for name, start in starts.items())
+        self._positions = self._positions.reshape(3, size)
+        rows[:] = np.arange(size)
+
+    def place(self, token_ids: np.ndarray, positions: np.ndarray, total_lengths: np.ndarray,
+              lengths_behind: np.ndarray) -> None:
+        """Copy a step's inputs to the device.
+
+        Args:
+            token_ids, positions, total_lengths: [count], of sequences that have one more token.
+            lengths_behind: [size - count], total lengths of the rows behind those, which are computed for nobody.
+        """
+        count = len(token_ids)
+        for place, values in ((self._ids, token_ids), (self._positions, positions)):
+            place[..., :count] = values
+            place[..., count:] = 0
+        self._lengths[:count], self._lengths[count:] = total_lengths, lengths_behind
+        self._memory.upload(self._address, self._host)
 
 
 @dataclass(frozen=True)
@@ -104,6 +141,11 @@ class VisualTables:
         self.drop(target)
         if (table := self._by_slot.pop(source, None)) is not None:
             self._by_slot[target] = table
+
+    def drop_below(self, count: int) -> None:
+        """Free those of slots 0 to count - 1."""
+        for slot in [slot for slot in self._by_slot if slot < count]:
+            self.drop(slot)
 
     def drop(self, slot: int) -> None:
         """Free the table of a slot, if it has one: its prompt is in the cache, or gone."""

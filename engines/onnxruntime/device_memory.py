@@ -27,7 +27,10 @@ class DeviceMemory(Protocol):
     def free(self, address: int) -> None: ...
 
     def host_array(self, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-        """An array in host memory that is copied from and to quickly, kept for as long as the process lives."""
+        """An array in host memory, kept for as long as the process lives.
+
+        It is copied from and to quickly, and the device can write to it at its address.
+        """
 
     def upload(self, address: int, array: np.ndarray) -> None:
         """Copy a contiguous array there."""

@@ -23,6 +23,7 @@ _SIGNATURES = {
     "int4_experts": "ppppppppppiiiiiiip",
     "experts_prefill": "pppppppiiiiiip",
     "add_norm": "pppppiiifip",
+    "add_norm_rows": "pppppiiiifip",
     "top_logits": "ppppiiip",
 }
 _OF_CUBLAS = {"prefill_product": "ppppiiiiipip"}  # a library that was built without cuBLAS lacks them

@@ -16,6 +16,7 @@ from plugins.decoder_kernels.operators import (
     ADD_NORM,
     CACHED_ATTENTION,
     DOMAIN,
+    INPUT_NORM,
     INT4_ROUTED_EXPERTS,
     INT4_ROW_PRODUCT,
     INT4_ROW_PRODUCT_ADD,
@@ -26,6 +27,7 @@ from plugins.decoder_kernels.operators import (
     ROW_PRODUCT_ADD,
     STEP_INPUTS,
     TOP_LOGITS,
+    WANTED_NORM,
 )
 from plugins.deepstack_add.onnx_function import deepstack_add_function
 from plugins.function_body import FunctionBody, onnx_function
@@ -46,6 +48,8 @@ def decoder_functions(opset: int) -> list[ir.Function]:
         onnx_function(DOMAIN, ROW_PRODUCT, ("x", "weights"), _row_product, opset),
         onnx_function(DOMAIN, ROW_PRODUCT_ADD, ("x", "weights", "residual"), _row_product_add, opset),
         onnx_function(DOMAIN, ROW_LOGITS, ("x", "weights"), _row_logits, opset),
+        onnx_function(DOMAIN, INPUT_NORM, ("h", "norm"), _rms_norm, opset, {"epsilon": _FLOAT}),
+        onnx_function(DOMAIN, WANTED_NORM, ("h", "y", "norm", "rows"), _wanted_norm, opset, {"epsilon": _FLOAT}),
         onnx_function(DOMAIN, ADD_NORM, ("h", "y", "norm"), _add_norm, opset, {"epsilon": _FLOAT}),
         onnx_function(DOMAIN, ROUTED_EXPERTS, ("h", "norm", "router", "gate_up", "down"), _routed_experts, opset,
                       {"k": _INT, "epsilon": _FLOAT}),
@@ -99,6 +103,13 @@ def _add_norm(body: FunctionBody, h: ir.Value, y: ir.Value, norm: ir.Value) -> t
     summed = body.op("ReduceSum", y, body.integers(-2), keepdims=0)
     total = body.op("Add", h, body.op("CastLike", summed, h))
     return _rms_norm(body, total, norm), total
+
+
+def _wanted_norm(body: FunctionBody, h: ir.Value, y: ir.Value, norm: ir.Value, rows: ir.Value) -> ir.Value:
+    of_tokens = body.op("Reshape", h, body.op("Concat", body.integers(-1), body.op("Shape", h, start=-1), axis=0))
+    outputs = body.op("Reshape", y, body.op("Concat", body.integers(-1), body.op("Shape", y, start=-2), axis=0))
+    normed, _ = _add_norm(body, *(body.op("Gather", x, rows, axis=0) for x in (of_tokens, outputs)), norm)
+    return normed
 
 
 def _routed_experts(body: FunctionBody, h: ir.Value, norm: ir.Value, router: ir.Value, gate_up: ir.Value,

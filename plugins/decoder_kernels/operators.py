@@ -18,7 +18,8 @@ DOMAIN = "qwen3vl"
 VERSION = 1
 STEP_INPUTS, TOP_LOGITS = "StepInputs", "TopLogits"
 ROW_PRODUCT, ROW_PRODUCT_ADD, ROW_LOGITS = "RowProduct", "RowProductAdd", "RowLogits"
-CACHED_ATTENTION, ROUTED_EXPERTS, ADD_NORM = "CachedAttention", "RoutedExperts", "AddNorm"
+CACHED_ATTENTION, ROUTED_EXPERTS = "CachedAttention", "RoutedExperts"
+INPUT_NORM, ADD_NORM, WANTED_NORM = "InputNorm", "AddNorm", "WantedNorm"
 INT4_ROW_PRODUCT, INT4_ROW_PRODUCT_ADD = "Int4RowProduct", "Int4RowProductAdd"
 INT4_ROUTED_EXPERTS, INT8_ROW_LOGITS = "Int4RoutedExperts", "Int8RowLogits"
 
@@ -83,6 +84,11 @@ def top_logits(logits: np.ndarray, *, k: int) -> tuple[np.ndarray, np.ndarray]:
     return np.take_along_axis(logits, ids, -1), ids
 
 
+def input_norm(h: np.ndarray, norm: np.ndarray, *, epsilon: float) -> np.ndarray:
+    """`rms_norm(h) * norm` of the first layer's input: float [..., H] and [H] to [..., H]."""
+    return _rms_norm(h, norm, epsilon)
+
+
 def add_norm(h: np.ndarray, y: np.ndarray, norm: np.ndarray, *, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
     """The sum of `h` and its experts' outputs, normalised and as it is.
 
@@ -96,6 +102,19 @@ def add_norm(h: np.ndarray, y: np.ndarray, norm: np.ndarray, *, epsilon: float) 
     """
     total = (h.astype(np.float64) + y.astype(np.float64).sum(-2)).astype(h.dtype)
     return _rms_norm(total, norm, epsilon), total
+
+
+def wanted_norm(h: np.ndarray, y: np.ndarray, norm: np.ndarray, rows: np.ndarray, *, epsilon: float) -> np.ndarray:
+    """The first output of `add_norm` for some tokens alone.
+
+    Args:
+        rows: int32 [R], of h and y as [tokens, H] and [tokens, s, H].
+
+    Returns:
+        float [R, H].
+    """
+    normed, _ = add_norm(h, y, norm, epsilon=epsilon)
+    return normed.reshape(-1, h.shape[-1])[rows]
 
 
 def routed_experts(h: np.ndarray, norm: np.ndarray, router: np.ndarray, gate_up: np.ndarray, down: np.ndarray, *,

@@ -137,6 +137,7 @@ def test_rows_of_a_step_and_the_best_of_them_are_those_of_all_logits(decoder, bu
         assert len(rows) == count and (rows[0].best(1) is not None) is (count >= found_from)
         for row, expected in zip(rows, logits, strict=True):
             np.testing.assert_array_equal(row.all(), expected)
+            assert row.likeliest() == expected.argmax()
             for wanted in (1, 20, CANDIDATES) if count >= found_from else ():
                 ids, best = row.best(wanted)
                 np.testing.assert_array_equal(ids, np.argsort(-expected, kind="stable")[:wanted])

@@ -102,6 +102,10 @@ class BestFirst:
     def __init__(self, logits: np.ndarray):
         self._logits, self.read = logits, []
 
+    def likeliest(self) -> int:
+        self.read.append(1)
+        return int(self._logits.argmax())
+
     def best(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         self.read.append(count)
         ids = np.argsort(-self._logits, kind="stable")[:count]

@@ -36,6 +36,8 @@ REPLACED = {
     "expert_gemv.cuh": (SHARED_MEMORY, KERNEL),
     "attention_step.cuh": (SHARED_MEMORY, KERNEL),
     "top_logits.cuh": (SHARED_MEMORY, KERNEL),
+    "add_norm.cuh": (KERNEL, (r"__shared__ float squares\[[^]]*\];",
+                              "auto* squares = reinterpret_cast<float*>(::emulation::current->block->shared);")),
     "step_inputs.cuh": (KERNEL,),
     "deepstack_add.cuh": (KERNEL,),
 }

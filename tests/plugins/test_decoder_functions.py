@@ -87,6 +87,15 @@ def test_add_norm(tokens: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("tokens", [(1, 5), (3, 1)])
+def test_norms_of_the_input_and_of_wanted_tokens(tokens: tuple[int, int]) -> None:
+    arrays = numbers(15, h=(*tokens, HIDDEN), norm=(HIDDEN,))
+    assert_close(run(operators.INPUT_NORM, arrays, epsilon=0.25)[0], operators.input_norm(**arrays, epsilon=0.25))
+    arrays |= {**numbers(16, y=(*tokens, K, HIDDEN)), "rows": np.array([2, 0, 2], np.int32)}
+    arrays = {name: arrays[name] for name in ("h", "y", "norm", "rows")}
+    assert_close(run(operators.WANTED_NORM, arrays, epsilon=0.25)[0], operators.wanted_norm(**arrays, epsilon=0.25))
+
+
+@pytest.mark.parametrize("tokens", [(1, 5), (3, 1)])
 def test_routed_experts(tokens: tuple[int, int]) -> None:
     arrays = numbers(3, h=(*tokens, HIDDEN), norm=(HIDDEN,), router=(EXPERTS, HIDDEN),
                      gate_up=(EXPERTS, 2 * INNER, HIDDEN), down=(EXPERTS, HIDDEN, INNER))

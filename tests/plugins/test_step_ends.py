@@ -4,7 +4,8 @@ from pathlib import Path
 
 from tests.plugins.emulated_kernels import needs_nvcc, run_emulated
 
-HEADERS = ("deepstack_add.cuh", "float_order.cuh", "row_index.h", "step_inputs.cuh", "top_logits.cuh")
+HEADERS = ("add_norm.cuh", "deepstack_add.cuh", "float_order.cuh", "fragments.cuh", "row_index.h", "step_inputs.cuh",
+           "top_logits.cuh")
 
 
 @needs_nvcc

@@ -116,6 +116,11 @@ int qwen3vl_int4_experts(float* y, void* activations, int32_t* counters, const v
 int qwen3vl_add_norm(void* normed, void* total, const void* h, const float* y, const void* norm, int tokens, int k,
                      int hidden, float epsilon, int type, void* stream);
 
+// normed [row_count, hidden] of the tokens int32 rows [row_count] alone, as qwen3vl_add_norm gives it. A row below 0 or
+// behind the last token is taken for the nearest that there is.
+int qwen3vl_add_norm_rows(void* normed, const void* h, const float* y, const void* norm, const int32_t* rows,
+                          int row_count, int tokens, int k, int hidden, float epsilon, int type, void* stream);
+
 // best, ids [rows, k]: the k largest of each row of logits [rows, vocabulary] and their places, the largest first, of
 // equal ones the first. workspace is scratch, as many bytes as the second function says. Sizes: k up to 64, vocabulary
 // a multiple of 4 up to 262144 and at least k.

@@ -15,7 +15,8 @@ constexpr std::int16_t kNoPair = -1;
 template <int kMaxPairs, int kUnitRows>
 struct ExpertPlan {
   static constexpr int kRows = kUnitRows;
-  static constexpr int kMaxUnits = (kMaxPairs < kMaxExperts ? kMaxPairs : kMaxExperts) + kMaxPairs / kRows;
+  static constexpr int kMaxUsed = kMaxPairs < kMaxExperts ? kMaxPairs : kMaxExperts;
+  static constexpr int kMaxUnits = (kMaxPairs + (kRows - 1) * kMaxUsed) / kRows;  // each expert's last with one pair
   std::int32_t units;
   std::uint8_t expert[kMaxUnits];
   alignas(16) std::int16_t pairs[kMaxUnits][kRows];

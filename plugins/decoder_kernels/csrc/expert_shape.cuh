@@ -15,11 +15,14 @@ template <typename Rows, int kHalves, bool kFew>
 struct ExpertShape {
   using Tiles = ExpertTiles<Rows>;
   static constexpr int kRows = kHalves * kHalfTile;
-  // Whether a block takes half of a multiprocessor. Wide rows of many experts are bound by memory: one long ring keeps
-  // more on its way than two short ones. Rows of 4 bits are bound by taking them apart: twice the warps do more of that.
-  static constexpr bool kHalfBlocks = kHalves == 1 && (kFew || Rows::kRowTiles > 1);
-  static constexpr int kMaxPairs = kFew ? 64 : kHalves == 1 ? 512 : 2048;
+  // Rows of 4 bits are bound by taking them apart, wide ones of many experts by memory.
+  static constexpr bool kCoded = Rows::kRowTiles > 1;
+  // Whether a block takes half of a multiprocessor: of wide rows one long ring keeps more on its way than two short ones;
+  // of rows of 4 bits twice the warps take more apart.
+  static constexpr bool kHalfBlocks = kCoded || kFew;
+  static constexpr int kMaxPairs = kFew ? 64 : kHalves == 1 ? (kCoded ? 1024 : 512) : 2048;
   using Plan = ExpertPlan<kMaxPairs, kRows>;
+  static_assert(Plan::kMaxUnits <= kUpsTaken);  // each has a counter
   using Planning =
       std::conditional_t<kFew, FewTokensPlan<kMaxPairs, kRows>, ManyTokensPlan<kMaxPairs, kRows, kStreamWarps>>;
   static constexpr int kBudget = kHalfBlocks ? kHalfBudget : kFullBudget;
@@ -38,7 +41,7 @@ struct ExpertShape {
 
   // Blocks of a multiprocessor. The few wide experts of one or two tokens gain more from the next kernel's starting in
   // the other half.
-  static int blocks_each(int tokens) { return kHalfBlocks && (Rows::kRowTiles > 1 || tokens > kFewWideTokens) ? 2 : 1; }
+  static int blocks_each(int tokens) { return kHalfBlocks && (kCoded || tokens > kFewWideTokens) ? 2 : 1; }
   static_assert(sizeof(typename Planning::Scratch) <= sizeof(Memory::partials));
 };
 

@@ -17,6 +17,7 @@ namespace qwen3vl {
 namespace {
 
 constexpr int kDownSlices = kStreamWarps / 2;
+constexpr int kMostPairsOfTwo = 1280;  // up to which wide units of two half tiles are quicker than of four
 
 template <typename Rows, int kHalves, bool kFew>
 class Experts {
@@ -196,13 +197,21 @@ cudaError_t launch_experts(const ExpertArguments& arguments, cudaStream_t stream
                 stream, arguments);
 }
 
-// By how many tokens an expert has where all are chosen alike, with room for the fuller ones: half tiles of a unit.
+// Half tiles of a unit. Where all experts are chosen alike, a few units more, of an expert's last pairs, cost less than
+// multiplying tokens that are not there; how far that goes was measured.
 template <typename Rows>
 cudaError_t dispatch_experts(const ExpertArguments& arguments, cudaStream_t stream) {
-  if (arguments.tokens <= 8 && arguments.k <= 8) return launch_experts<Rows, 1, true>(arguments, stream);
-  if (arguments.tokens <= 48) return launch_experts<Rows, 1, false>(arguments, stream);
-  if (arguments.tokens <= 96) return launch_experts<Rows, 2, false>(arguments, stream);
-  return launch_experts<Rows, 4, false>(arguments, stream);
+  const int pairs = arguments.tokens * arguments.k;
+  if (arguments.tokens <= kHalfTile && pairs <= ExpertShape<Rows, 1, true>::kMaxPairs) {
+    return launch_experts<Rows, 1, true>(arguments, stream);
+  }
+  if (pairs <= ExpertShape<Rows, 1, false>::kMaxPairs) return launch_experts<Rows, 1, false>(arguments, stream);
+  if constexpr (ExpertShape<Rows, 2, false>::kCoded) {
+    return launch_experts<Rows, 2, false>(arguments, stream);
+  } else {
+    if (pairs <= kMostPairsOfTwo) return launch_experts<Rows, 2, false>(arguments, stream);
+    return launch_experts<Rows, 4, false>(arguments, stream);
+  }
 }
 
 }  // namespace

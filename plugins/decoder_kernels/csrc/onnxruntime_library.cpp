@@ -11,7 +11,7 @@
 
 extern "C" OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   using namespace qwen3vl;
-  return register_kernels<StepInputs, DeepstackAdd, RowProduct, RowProductAdd, RowLogits, AddNorm, RoutedExperts,
-                          CachedAttention, Int4RowProduct, Int4RowProductAdd, Int4RoutedExperts, Int8RowLogits,
-                          TopLogits>(options, base);
+  return register_kernels<StepInputs, DeepstackAdd, InputNorm, RowProduct, RowProductAdd, RowLogits, AddNorm,
+                          RoutedExperts, CachedAttention, Int4RowProduct, Int4RowProductAdd, Int4RoutedExperts,
+                          WantedNorm, Int8RowLogits, TopLogits>(options, base);
 }

@@ -1,4 +1,5 @@
-// The kernels before the first layer and after the last, and the one that adds visual rows, run by the emulation.
+// The kernels before the first layer and after the last, the norms, and the one that adds visual rows, run by the
+// emulation.
 #include <limits>
 #include <numeric>
 #include <random>
@@ -6,6 +7,7 @@
 
 #include "expect.h"
 
+#include "add_norm.cuh"
 #include "deepstack_add.cuh"
 #include "step_inputs.cuh"
 #include "top_logits.cuh"
@@ -85,6 +87,40 @@ void check_inputs() {
   }
 }
 
+// Of all tokens, or of some, one of them not there.
+template <typename T>
+void check_norms(int k, const std::vector<std::int32_t>& rows) {
+  constexpr int kTokens = 5;
+  constexpr float kEpsilon = 1e-6f;
+  const int blocks = rows.empty() ? kTokens : static_cast<int>(rows.size());
+  std::vector<T> h(kTokens * kNormHidden), norm(kNormHidden), normed(blocks * kNormHidden, T(NAN));
+  std::vector<T> total(rows.empty() && k > 0 ? normed.size() : 0, T(NAN));
+  std::vector<float> y(static_cast<std::size_t>(kTokens) * k * kNormHidden);
+  for (auto* values : {&h, &norm}) {
+    for (auto& value : *values) value = T(normal());
+  }
+  for (auto& value : y) value = normal();
+  const AddNormArguments<T> arguments{normed.data(), total.empty() ? nullptr : total.data(), h.data(), y.data(),
+                                      norm.data(), rows.empty() ? nullptr : rows.data(), kTokens, k, kEpsilon};
+  emulation::launch(dim3(blocks), kNormThreads, kNormThreads / 32 * sizeof(float), 1, [&] { add_norm_kernel<T>(arguments); });
+  for (int block = 0; block < blocks; ++block) {
+    const int token = rows.empty() ? block : std::min(std::max(rows[block], 0), kTokens - 1);
+    std::vector<float> sums(kNormHidden);
+    double square = 0;
+    for (int d = 0; d < kNormHidden; ++d) {
+      float added = 0;
+      for (int i = 0; i < k; ++i) added += y[(static_cast<std::size_t>(token) * k + i) * kNormHidden + d];
+      sums[d] = static_cast<float>(T(static_cast<float>(h[token * kNormHidden + d]) + added));
+      square += double(sums[d]) * sums[d];
+      if (!total.empty()) EXPECT(static_cast<float>(total[block * kNormHidden + d]) == sums[d]);
+    }
+    for (int d = 0; d < kNormHidden; ++d) {
+      const double expected = sums[d] / std::sqrt(square / kNormHidden + kEpsilon) * static_cast<float>(norm[d]);
+      EXPECT(std::abs(static_cast<float>(normed[block * kNormHidden + d]) - expected) <= 5e-3 * std::abs(expected));
+    }
+  }
+}
+
 // The sum is rounded as the two numbers' sum in float32; rows that no id names are no numbers.
 template <typename T, typename Row, int kWidth, bool kInPlace>
 void check_visual_rows(int hidden_size) {
@@ -123,6 +159,11 @@ void check_visual_rows(int hidden_size) {
 int main() {
   check_top();
   check_inputs();
+  check_norms<__nv_bfloat16>(8, {});
+  check_norms<__half>(1, {});
+  check_norms<__nv_bfloat16>(0, {});
+  check_norms<__half>(8, {4, 0, 2, 4});
+  check_norms<__nv_bfloat16>(8, {-1, 5, 3});
   check_visual_rows<__nv_bfloat16, float, 8, false>(264);
   check_visual_rows<__half, float, 8, true>(256);
   check_visual_rows<__nv_bfloat16, float, 1, false>(37);

@@ -70,6 +70,8 @@ int main() {
   check_experts<Int4Rows<Bfloat16, 128>, 1, true>("experts, bfloat16, blocks of 128", 2, 2);
   check_experts<Int4Rows<Float16, 128>, 1, false>("experts, float16, blocks of 128", 11, 1);
   check_experts<Int4Rows<Bfloat16, 64>, 2, false>("experts, bfloat16, blocks of 64", 5, 1);
-  check_experts<Int4Rows<Bfloat16, 32>, 4, false>("experts, bfloat16, blocks of 32", 4, 1);
+  check_experts<Int4Rows<Bfloat16, 32>, 1, false>("experts, bfloat16, blocks of 32", 4, 1);
+  check_experts<WideRows<Bfloat16>, 2, false>("experts of many, bfloat16", 19, 1);
+  check_experts<WideRows<Float16>, 4, false>("experts of many, float16", 37, 1);
   return all_right ? 0 : 1;
 }
