@@ -15,7 +15,8 @@ cudaError_t launch_add_norm(void* normed, void* total, const void* h, const floa
                             cudaStream_t stream) {
   const AddNormArguments<T> arguments{static_cast<T*>(normed), static_cast<T*>(total), static_cast<const T*>(h), y,
                                       static_cast<const T*>(norm), rows, tokens, k, epsilon};
-  return launch(add_norm_kernel<T>, dim3(static_cast<unsigned>(blocks)), kNormThreads, 0, 1, stream, arguments);
+  const auto kernel = rows == nullptr ? add_norm_kernel<T, false> : add_norm_kernel<T, true>;
+  return launch(kernel, dim3(static_cast<unsigned>(blocks)), kNormThreads, 0, 1, stream, arguments);
 }
 
 int add_norm(void* normed, void* total, const void* h, const float* y, const void* norm, const std::int32_t* rows,

@@ -19,27 +19,30 @@ struct AddNormArguments {
   const T* h;                 // [tokens, kNormHidden]
   const float* y;             // [tokens, k, kNormHidden]
   const T* norm;              // [kNormHidden]
-  const std::int32_t* rows;   // [blocks], each block's token; null where it is the block's number
+  const std::int32_t* rows;   // [blocks], each block's token, if they are some
   int tokens, k;
   float epsilon;
 };
 
-template <typename T>
-__global__ void __launch_bounds__(kNormThreads) add_norm_kernel(const AddNormArguments<T> arguments) {
+// kSome: a block for each of some tokens, else for all, in their order. The registers of two blocks a multiprocessor are
+// enough to have all reads of eight outputs under way together; left to itself, the compiler saves registers instead.
+template <typename T, bool kSome>
+__global__ void __launch_bounds__(kNormThreads, 2) add_norm_kernel(const AddNormArguments<T> arguments) {
   __shared__ float squares[kNormThreads / 32];
   let_next_kernel_start();
   const int at = threadIdx.x * 4;
   const uint2 weight = load_4_now(arguments.norm + at);
   wait_for_previous_kernel();
   std::int64_t token = blockIdx.x;
-  if (arguments.rows != nullptr) token = min(max(__ldcg(arguments.rows + blockIdx.x), 0), arguments.tokens - 1);
+  if constexpr (kSome) token = min(max(__ldcg(arguments.rows + blockIdx.x), 0), arguments.tokens - 1);
   uint2 own = __ldcg(reinterpret_cast<const uint2*>(arguments.h + token * kNormHidden + at));
   float2 low = Element<T>::unpack(own.x), high = Element<T>::unpack(own.y);
   float4 sum{};
   const int k = arguments.k;
+  const float* outputs = arguments.y + token * k * kNormHidden + at;
 #pragma unroll 8
   for (int i = 0; i < k; ++i) {
-    const float4 part = __ldcg(reinterpret_cast<const float4*>(arguments.y + (token * k + i) * kNormHidden + at));
+    const float4 part = __ldcg(reinterpret_cast<const float4*>(outputs + i * kNormHidden));
     sum.x += part.x;
     sum.y += part.y;
     sum.z += part.z;
