@@ -8,6 +8,7 @@ in one chunk, its last token's choice alone. BUILD needs the decoder's engine, f
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ class Timed:
         self.decoder = CudaDecoder(engines, slots, capacity, device)
         self._random, self._repeats = np.random.default_rng(0), repeats
 
-    def step_milliseconds(self, batch: int, past: int) -> float:
+    def step(self, batch: int, past: int) -> Callable[[], None]:
         """Of sequences that hold `past` tokens, zeros: what is in the cache does not change how long it is read."""
         lengths, ids = np.full(batch, past + 1, np.int32), self._ids(batch)
 
@@ -31,7 +32,10 @@ class Timed:
             for row in self.decoder.decode_rows(ids, lengths - 1, lengths):
                 row.likeliest()
 
-        return median_milliseconds(step, self._repeats)
+        return step
+
+    def step_milliseconds(self, batch: int, past: int) -> float:
+        return median_milliseconds(self.step(batch, past), self._repeats)
 
     def prompt_milliseconds(self, tokens: int) -> float:
         positions = np.broadcast_to(np.arange(tokens, dtype=np.int32), (3, tokens))
