@@ -30,7 +30,7 @@ class Answer:
         self.request, self.ticket, self._on_output = request, ticket, on_output
         self.generated = 0
         self.max_tokens = min(request.sampling.max_tokens, capacity - len(request.token_ids))
-        self._eos_token_ids = eos_token_ids
+        self._eos_token_ids, self._streams = eos_token_ids, request.sampling.stream
         self._emitter = Emitter(token_bytes, tuple(stop.encode() for stop in request.sampling.stop))
 
     @property
@@ -44,21 +44,20 @@ class Answer:
             return "stop"
         if self.generated >= self.max_tokens:
             return "length"
-        if self.request.sampling.stream and (ids := self._emitter.take()):
-            self._send(ids, None, "")
+        if self._streams:
+            ids, text_bytes = self._emitter.take()
+            if ids:
+                self._send(ids, text_bytes, "")
         return ""
 
     def finish(self, reason: str) -> None:
         """Send the last emission."""
-        ids, text_bytes = self._emitter.flush()
-        self._send(ids, text_bytes, reason)
+        self._send(*self._emitter.flush(), reason)
 
     def fail(self, error: Exception) -> None:
         self._deliver(error)
 
-    def _send(self, ids: list[int], text_bytes: int | None, reason: str) -> None:
-        if text_bytes is None:
-            text_bytes = sum(len(self._emitter.token_bytes[i]) for i in ids)
+    def _send(self, ids: list[int], text_bytes: int, reason: str) -> None:
         self._deliver(Emission(np.array(ids, np.int32), text_bytes, reason, self.prompt_length, self.generated))
 
     def _deliver(self, output: Emission | Exception) -> None:

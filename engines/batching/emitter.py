@@ -27,6 +27,8 @@ class Emitter:
         """Add a generated token. Returns whether a stop string is complete: then only `flush` may follow."""
         self._ids.append(token_id)
         self._text += self.token_bytes[token_id]
+        if not self.stop:
+            return False
         found = self._find_stop()
         self._checked = len(self._text)
         if found is None:
@@ -34,9 +36,14 @@ class Emitter:
         del self._text[found:]
         return True
 
-    def take(self) -> list[int]:
-        """Remove and return the tokens that can be shown now; all of their bytes are text."""
-        limit = len(self._text) - max(self._stop_prefix(), incomplete_suffix(self._text))
+    def take(self) -> tuple[list[int], int]:
+        """Remove the tokens that can be shown now: these, and how many bytes they have, all of them text."""
+        held = incomplete_suffix(self._text)
+        if self.stop:
+            held = max(held, self._stop_prefix())
+        if not held:
+            return self.flush()  # as nearly always; every step does this for every answer
+        limit = len(self._text) - held
         count = size = end = 0
         for position, token_id in enumerate(self._ids, 1):
             end += len(self.token_bytes[token_id])
@@ -47,7 +54,7 @@ class Emitter:
         ids, self._ids = self._ids[:count], self._ids[count:]
         del self._text[:size]
         self._checked = len(self._text)
-        return ids
+        return ids, size
 
     def flush(self) -> tuple[list[int], int]:
         """Remove everything held: the tokens, and how many of their bytes are text."""

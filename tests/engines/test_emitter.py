@@ -15,7 +15,8 @@ def run(tokens: list[int], stop: tuple[str, ...] = ()) -> tuple[list[str], bool]
     for token in tokens:
         if stopped := emitter.push(token):
             break
-        ids = emitter.take()
+        ids, size = emitter.take()
+        assert size == sum(len(TOKENS[i]) for i in ids)
         shown.append(b"".join(TOKENS[i] for i in ids).decode("utf-8", "replace"))
     ids, size = emitter.flush()
     shown.append(b"".join(TOKENS[i] for i in ids)[:size].decode("utf-8", "replace"))
@@ -59,16 +60,17 @@ def test_what_may_become_a_stop_string_waits():
     emitter = Emitter(TOKENS, (b"stop it",))
     for byte in b"stop i":
         assert not emitter.push(byte)
-        assert emitter.take() == []
+        assert emitter.take() == ([], 0)
     assert not emitter.push(ord("x"))
-    assert bytes(emitter.take()) == b"stop ix"
+    ids, size = emitter.take()
+    assert bytes(ids) == b"stop ix" and size == 7
 
 
 def test_a_token_whose_end_may_begin_a_stop_string_waits_whole():
     word = TOKENS.index(b"stop st")
     emitter = Emitter(TOKENS, (b"stop it",))
     assert not emitter.push(word)
-    assert emitter.take() == []
+    assert emitter.take() == ([], 0)
     assert [emitter.push(byte) for byte in b"op it"] == [False] * 4 + [True]
     ids, size = emitter.flush()
     assert ids[0] == word and b"".join(TOKENS[i] for i in ids)[:size] == b"stop "
