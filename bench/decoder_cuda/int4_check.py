@@ -79,7 +79,7 @@ def check_experts(kernels: DecoderKernels, shape: Shape) -> dict[str, float]:
                 outputs, pairs = [], tokens * shape.chosen
                 for _ in range(2):
                     activations = torch.full((pairs, shape.inner), torch.nan, device="cuda", dtype=dtype)
-                    y = torch.full((tokens, shape.chosen, shape.hidden), torch.nan, device="cuda")
+                    y = torch.full((tokens, shape.chosen, shape.hidden), torch.nan, device="cuda", dtype=dtype)
                     counters = torch.zeros(256, device="cuda", dtype=torch.int32)
                     _call(kernels, "int4_experts", y, activations, counters, x, chosen, weights, gate_up.codes,
                           gate_up.blocks, down.codes, down.blocks, tokens, shape.chosen, shape.experts, shape.hidden,

@@ -106,7 +106,7 @@ class Buffers:
             chosen=torch.full((batch, s.chosen), -1, device="cuda", dtype=torch.int32),
             chosen_weights=unwritten(batch, s.chosen, of=torch.float32),
             counters=torch.full((256,), 7, device="cuda", dtype=torch.int32),
-            activations=unwritten(batch * s.chosen, s.inner), y=unwritten(batch * s.chosen, s.hidden, of=torch.float32),
+            activations=unwritten(batch * s.chosen, s.inner), y=unwritten(batch * s.chosen, s.hidden),
             cosines=angles.cos(), sines=angles.sin(),
             total_lengths=torch.full((batch,), past + 1, device="cuda", dtype=torch.int32),
             logits=unwritten(batch, s.vocabulary, of=torch.float32),

@@ -39,7 +39,7 @@ class Prefill:
         self.start = self.h.clone()
         self.normed, self.qkv = unwritten(tokens, s.hidden), unwritten(tokens, s.qkv)
         self.attended = unwritten(tokens, s.heads * s.head_size)
-        self.y = unwritten(tokens, s.hidden, of=torch.float32)
+        self.y = unwritten(tokens * s.chosen, s.hidden)
         self.logits = unwritten(1, s.vocabulary, of=torch.float32)
         self.chosen = torch.full((tokens, s.chosen), -1, device="cuda", dtype=torch.int32)
         self.chosen_weights = unwritten(tokens, s.chosen, of=torch.float32)
@@ -66,19 +66,19 @@ class Prefill:
         self._call("experts_prefill", self.y, self.workspace, self.normed, self.chosen, self.chosen_weights,
                    layer.gate_up, layer.down, self.tokens, s.chosen, s.experts, s.hidden, s.inner, self.type)
 
-    def add_norm(self, norm: torch.Tensor, summands: int = 1) -> None:
-        self._call("add_norm", self.normed, self.h, self.h, self.y, norm, self.tokens, summands, self.shape.hidden,
+    def add_norm(self, norm: torch.Tensor, chosen: int) -> None:
+        self._call("add_norm", self.normed, self.h, self.h, self.y, norm, self.tokens, chosen, self.shape.hidden,
                    self.shape.epsilon, self.type)
 
     def whole(self, layers: list[Layer], caches: list[tuple[torch.Tensor, torch.Tensor]], head: Head, *,
               with_experts: bool = True) -> None:
         self.h.copy_(self.start)
-        self.add_norm(layers[0].input_norm, summands=0)
+        self.add_norm(layers[0].input_norm, 0)
         for layer, cache, norm in zip(layers, caches, [*(x.input_norm for x in layers[1:]), head.norm], strict=True):
             self.dense(layer, *cache)
             if with_experts:
                 self.experts(layer)
-            self.add_norm(norm)
+            self.add_norm(norm, self.shape.chosen if with_experts else 0)
         self._call("product", self.logits, self.normed[-1], None, head.weights, 1, self.shape.vocabulary,
                    self.shape.hidden, self.type, 1)
 

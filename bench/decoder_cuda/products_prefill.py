@@ -102,7 +102,7 @@ def _product_error(out: torch.Tensor, x: torch.Tensor, weights: torch.Tensor, re
 
 def check_add_norm(caller: Caller, shape: Shape, tokens: int, summands: int, dtype: torch.dtype) -> dict[str, float]:
     h, norm = torch.randn(tokens, shape.hidden, device="cuda", dtype=dtype), _norm(shape, dtype)
-    y = torch.randn(tokens, summands, shape.hidden, device="cuda")
+    y = torch.randn(tokens, summands, shape.hidden, device="cuda", dtype=dtype)
     normed, total = torch.full_like(h, torch.nan), torch.full_like(h, torch.nan)
     caller.add_norm(normed, total, h, y, norm)
     expected = h.double() + y.double().sum(1)
@@ -122,7 +122,7 @@ def check(caller: Caller, shape: Shape, dtype: torch.dtype) -> dict[str, tuple[f
                 most = LARGEST_ERROR[torch.float32 if product.wide else dtype]
                 for what, error in check_product(caller, product, tokens, dtype).items():
                     errors[name + what] = (error, most)
-    for tokens, summands in ((1, 8), (33, 8), (1024, 8), (1024, 1), (2048, 1), (2049, 1)):
+    for tokens, summands in ((1, 8), (33, 8), (1024, 8), (2049, 8), (33, 1), (33, 17)):
         name = f"{type_name}, sum of {summands} and norm, {tokens} tokens"
         with watched(name):
             for what, error in check_add_norm(caller, shape, tokens, summands, dtype).items():
@@ -163,7 +163,7 @@ def time_product(caller: Caller, product: Product, tokens: int, read_bandwidth: 
 def time_add_norm(caller: Caller, shape: Shape, tokens: int, summands: int, read_bandwidth: float) -> dict:
     dtype, norm = torch.bfloat16, _norm(shape, torch.bfloat16)
     buffers = [(torch.randn(tokens, shape.hidden, device="cuda", dtype=dtype),
-                torch.randn(tokens, summands, shape.hidden, device="cuda")) for _ in range(MATRICES)]
+                torch.randn(tokens, summands, shape.hidden, device="cuda", dtype=dtype)) for _ in range(MATRICES)]
     normed = torch.empty_like(buffers[0][0])
 
     def run() -> None:
@@ -198,7 +198,7 @@ def main() -> None:
         with watched(f"timing {tokens} tokens"):
             rows += [time_product(caller, product, tokens, read) for product in products(shape)
                      if not product.wide or tokens <= STEP_TOKENS]
-            rows += [time_add_norm(caller, shape, tokens, summands, read) for summands in (1, 8)]
+            rows.append(time_add_norm(caller, shape, tokens, shape.chosen, read))
             record.add("timed", rows)
     for row in rows:
         times = ", ".join(f"{name} {value:.1f}" for name, value in row["microseconds"].items())

@@ -92,7 +92,7 @@ def check_inputs(ends: StepEnds, tokens: int, dtype: torch.dtype) -> float:
 def check_wanted(ends: StepEnds, tokens: int, summands: int, dtype: torch.dtype) -> float:
     """0, or NaN where a wanted token's norm is another than among all, or the first is not the nearest to -1."""
     h, norm = (torch.randn(*size, device="cuda", dtype=dtype) for size in ((tokens, 2048), (2048,)))
-    y = torch.randn(tokens, summands, 2048, device="cuda")
+    y = torch.randn(tokens, summands, 2048, device="cuda", dtype=dtype)
     rows = torch.randint(tokens, (33,), device="cuda", dtype=torch.int32)
     rows[0] = -1
     found = ends.wanted(h, y, norm, rows)

@@ -100,8 +100,8 @@ def _row_logits(body: FunctionBody, x: ir.Value, weights: ir.Value) -> ir.Value:
 
 
 def _add_norm(body: FunctionBody, h: ir.Value, y: ir.Value, norm: ir.Value) -> tuple[ir.Value, ir.Value]:
-    summed = body.op("ReduceSum", y, body.integers(-2), keepdims=0)
-    total = body.op("Add", h, body.op("CastLike", summed, h))
+    wide_h, wide_y = (body.op("Cast", x, to=int(ir.DataType.FLOAT)) for x in (h, y))
+    total = body.op("CastLike", body.op("Add", wide_h, body.op("ReduceSum", wide_y, body.integers(-2), keepdims=0)), h)
     return _rms_norm(body, total, norm), total
 
 
@@ -133,7 +133,7 @@ def _experts(body: FunctionBody, h: ir.Value, norm: ir.Value, router: ir.Value,
     gate, up = body.op("Split", pairs, count=2, axis=-1, num_outputs=2)
     activated = body.op("Mul", body.op("Mul", gate, body.op("Sigmoid", gate)), up)
     mixed = body.op("Squeeze", body.op("MatMul", down_of(chosen), activated), body.integers(-1))
-    return body.op("Mul", body.op("Cast", mixed, to=int(ir.DataType.FLOAT)), weights)
+    return body.op("CastLike", body.op("Mul", body.op("Cast", mixed, to=int(ir.DataType.FLOAT)), weights), h)
 
 
 def _dequantised(body: FunctionBody, codes: ir.Value, blocks: ir.Value) -> ir.Value:

@@ -94,7 +94,7 @@ def add_norm(h: np.ndarray, y: np.ndarray, norm: np.ndarray, *, epsilon: float) 
 
     Args:
         h: float [..., H].
-        y: float32 [..., s, H], what `routed_experts` gives.
+        y: float [..., k, H], what `routed_experts` gives.
         norm: float [H].
 
     Returns:
@@ -108,7 +108,7 @@ def wanted_norm(h: np.ndarray, y: np.ndarray, norm: np.ndarray, rows: np.ndarray
     """The first output of `add_norm` for some tokens alone.
 
     Args:
-        rows: int32 [R], of h and y as [tokens, H] and [tokens, s, H].
+        rows: int32 [R], of h and y as [tokens, H] and [tokens, k, H].
 
     Returns:
         float [R, H].
@@ -119,10 +119,9 @@ def wanted_norm(h: np.ndarray, y: np.ndarray, norm: np.ndarray, rows: np.ndarray
 
 def routed_experts(h: np.ndarray, norm: np.ndarray, router: np.ndarray, gate_up: np.ndarray, down: np.ndarray, *,
                    k: int, epsilon: float) -> np.ndarray:
-    """The outputs of each token's k best experts, by their softmax weights, which add up to 1, as s summands.
+    """The outputs of each token's k best experts, by their softmax weights, which add up to 1.
 
-    What counts is their sum, which `add_norm` takes. s is k here and where one step is computed; an implementation may
-    have added them already, so that s is 1.
+    `add_norm` takes their sum.
 
     `x = rms_norm(h) * norm`; experts by the largest `x router'`; of an expert, `down (silu(gate x) * up x)`.
 
@@ -134,7 +133,7 @@ def routed_experts(h: np.ndarray, norm: np.ndarray, router: np.ndarray, gate_up:
         down: float [E, H, I].
 
     Returns:
-        float32 [..., s, H]; with s = k, the largest weight's expert first.
+        float [..., k, H], the largest weight's expert first.
     """
     x = _rms_norm(h, norm, epsilon).astype(np.float64)
     logits = x @ router.astype(np.float64).T
@@ -146,7 +145,7 @@ def routed_experts(h: np.ndarray, norm: np.ndarray, router: np.ndarray, gate_up:
     gate, up = both[..., 0::2], both[..., 1::2]
     activated = gate / (1 + np.exp(-gate)) * up
     mixed = np.einsum("...khi,...ki->...kh", down.astype(np.float64)[chosen], activated)
-    return (mixed * weights[..., None]).astype(np.float32)
+    return (mixed * weights[..., None]).astype(h.dtype)
 
 
 def int4_routed_experts(h: np.ndarray, norm: np.ndarray, router: np.ndarray, gate_up: np.ndarray,

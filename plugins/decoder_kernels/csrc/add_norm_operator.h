@@ -32,7 +32,7 @@ class NormOperator : public DecoderKernel {
 class AddNorm : public NormOperator {
  public:
   static constexpr char kName[] = "AddNorm";
-  static constexpr Type kInputs[] = {Type::kElement, Type::kFloat32, Type::kElement};
+  static constexpr Type kInputs[] = {Type::kElement, Type::kElement, Type::kElement};
   static constexpr Type kOutputs[] = {Type::kElement, Type::kElement};
   using NormOperator::NormOperator;
 
@@ -48,7 +48,7 @@ class AddNorm : public NormOperator {
     QWEN3VL_RETURN_IF_ERROR(call.stream(&stream));
     if (rows.count == 0) return nullptr;
     return call.launched(
-        qwen3vl_add_norm(normed, total, h.data, static_cast<const float*>(y.data), norm.data,
+        qwen3vl_add_norm(normed, total, h.data, y.data, norm.data,
                          static_cast<int>(rows.count), k, static_cast<int>(rows.width), epsilon_, type_, stream),
         {&h, &y});
   }
@@ -57,7 +57,7 @@ class AddNorm : public NormOperator {
 class WantedNorm : public NormOperator {
  public:
   static constexpr char kName[] = "WantedNorm";
-  static constexpr Type kInputs[] = {Type::kElement, Type::kFloat32, Type::kElement, Type::kInt32};
+  static constexpr Type kInputs[] = {Type::kElement, Type::kElement, Type::kElement, Type::kInt32};
   static constexpr Type kOutputs[] = {Type::kElement};
   using NormOperator::NormOperator;
 
@@ -74,7 +74,7 @@ class WantedNorm : public NormOperator {
     if (count == 0) return nullptr;
     if (rows.count == 0) return call.error("there are no tokens to choose from");
     return call.launched(
-        qwen3vl_add_norm_rows(normed, h.data, static_cast<const float*>(y.data), norm.data,
+        qwen3vl_add_norm_rows(normed, h.data, y.data, norm.data,
                               static_cast<const int32_t*>(wanted.data), static_cast<int>(count),
                               static_cast<int>(rows.count), k, static_cast<int>(rows.width), epsilon_, type_, stream),
         {&h, &y, &wanted});

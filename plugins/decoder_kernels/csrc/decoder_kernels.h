@@ -83,22 +83,20 @@ int qwen3vl_router(void* normed, int32_t* chosen, float* chosen_weights, int32_t
                    const void* x, const void* norm, const void* weights, int tokens, int hidden, int experts, int k,
                    float epsilon, int type, void* stream);
 
-// y float32 [tokens * k, hidden] = for each pair of token and chosen expert, weight * down(silu(gate(x)) * up(x)).
+// y T [tokens * k, hidden] = for each pair of token and chosen expert, weight * down(silu(gate(x)) * up(x)).
 //
 // gate_up [experts, 2 * inner, hidden]: rows 2 i and 2 i + 1 are gate i and up i. down [experts, hidden, inner].
 // activations [tokens * k, inner] is scratch; counters int32 [256] must be 0. Sizes: hidden 2048, inner 768, up to 128
 // experts and 2048 pairs.
-int qwen3vl_experts(float* y, void* activations, int32_t* counters, const void* x, const int32_t* chosen,
+int qwen3vl_experts(void* y, void* activations, int32_t* counters, const void* x, const int32_t* chosen,
                     const float* chosen_weights, const void* gate_up, const void* down, int tokens, int k, int experts,
                     int hidden, int inner, int type, void* stream);
 
-// y float32 [tokens, hidden] = the sum over a token's chosen experts, in their order, of weight * down(silu(gate(x)) *
-// up(x)), as `qwen3vl_experts` gives them but each rounded to T. For many tokens; each expert's weights are read about
-// once.
+// y as in qwen3vl_experts, for many tokens; each expert's weights are read about once.
 //
 // x, chosen, chosen_weights, gate_up and down as above. workspace is scratch, as many bytes as the second function
 // says. Sizes: hidden 2048, inner 768, up to 128 experts, up to 2^24 pairs. For compute capability 9.0 alone.
-int qwen3vl_experts_prefill(float* y, void* workspace, const void* x, const int32_t* chosen,
+int qwen3vl_experts_prefill(void* y, void* workspace, const void* x, const int32_t* chosen,
                             const float* chosen_weights, const void* gate_up, const void* down, int tokens, int k,
                             int experts, int hidden, int inner, int type, void* stream);
 size_t qwen3vl_experts_prefill_workspace(int tokens, int k);
@@ -106,19 +104,19 @@ size_t qwen3vl_experts_prefill_workspace(int tokens, int k);
 // As qwen3vl_experts, with weights of 4 bits as in qwen3vl_int4_product: gate_up uint8 [experts, 2 * inner, hidden /
 // 2], gate_up_blocks [experts, 2 * inner, hidden / block, 2], down uint8 [experts, hidden, inner / 2], down_blocks
 // [experts, hidden, inner / block, 2].
-int qwen3vl_int4_experts(float* y, void* activations, int32_t* counters, const void* x, const int32_t* chosen,
+int qwen3vl_int4_experts(void* y, void* activations, int32_t* counters, const void* x, const int32_t* chosen,
                          const float* chosen_weights, const void* gate_up, const void* gate_up_blocks,
                          const void* down, const void* down_blocks, int tokens, int k, int experts, int hidden,
                          int inner, int block, int type, void* stream);
 
-// total [tokens, hidden] = h + sum over k of y [tokens, k, hidden]; normed [tokens, hidden] = rms_norm(total). `total`
-// may be `h`; with k = 0 it is h and not written. Sizes: hidden 2048.
-int qwen3vl_add_norm(void* normed, void* total, const void* h, const float* y, const void* norm, int tokens, int k,
+// total [tokens, hidden] = h + sum over k of y [tokens, k, hidden], in float32 and rounded once; normed [tokens, hidden] =
+// rms_norm(total). `total` may be `h`; with k = 0 it is h and not written. Sizes: hidden 2048.
+int qwen3vl_add_norm(void* normed, void* total, const void* h, const void* y, const void* norm, int tokens, int k,
                      int hidden, float epsilon, int type, void* stream);
 
 // normed [row_count, hidden] of the tokens int32 rows [row_count] alone, as qwen3vl_add_norm gives it. A row below 0 or
 // behind the last token is taken for the nearest that there is.
-int qwen3vl_add_norm_rows(void* normed, const void* h, const float* y, const void* norm, const int32_t* rows,
+int qwen3vl_add_norm_rows(void* normed, const void* h, const void* y, const void* norm, const int32_t* rows,
                           int row_count, int tokens, int k, int hidden, float epsilon, int type, void* stream);
 
 // best, ids [rows, k]: the k largest of each row of logits [rows, vocabulary] and their places, the largest first, of

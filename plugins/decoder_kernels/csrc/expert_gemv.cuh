@@ -131,9 +131,9 @@ class ExpertGemv {
       sums.y += part.y;
     }
     if (quad_ != 0) return;
-    float* y = arguments_.y + pair_ * kHidden + share_ * Shape::kDownRows + row;
-    y[0] = sums.x;
-    y[kRowTile / 2] = sums.y;
+    T* y = static_cast<T*>(arguments_.y) + pair_ * kHidden + share_ * Shape::kDownRows + row;
+    y[0] = Element<T>::narrow(sums.x);
+    y[kRowTile / 2] = Element<T>::narrow(sums.y);
   }
 
   const ExpertArguments& arguments_;

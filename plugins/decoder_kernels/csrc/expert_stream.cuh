@@ -16,7 +16,7 @@ constexpr int kInner = 768;
 constexpr int kUpsTaken = 254, kDownsTaken = 255;
 
 struct ExpertArguments {
-  float* y;                     // [tokens * k, kHidden]
+  void* y;                      // T [tokens * k, kHidden]
   void* activations;            // T [tokens * k, kInner], scratch
   std::int32_t* counters;       // [256], 0 at the start
   const void* x;                // T [tokens, kHidden]

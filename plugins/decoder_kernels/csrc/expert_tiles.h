@@ -70,7 +70,7 @@ QWEN3VL_HOST_DEVICE inline ExpertTile tile_at(const PairGroups& groups, std::int
 // The workspace of a chunk: offsets in bytes of its arrays, and its size. Elements have 16 bits.
 struct ChunkWorkspace {
   std::int32_t counter_count;  // tiles taken; then, for each group, what its gates and ups have reported
-  std::size_t counters, counts, grouped, activations, outputs, size;
+  std::size_t counters, counts, grouped, activations, size;
 
   ChunkWorkspace(std::int64_t tokens, std::int64_t k) {
     const std::int64_t pairs = tokens * k;
@@ -85,7 +85,6 @@ struct ChunkWorkspace {
     counts = take(kChunkExperts * 4);
     grouped = take(pairs * 4);
     activations = take(pairs * kChunkInner * 2);
-    outputs = take(pairs * kChunkHidden * 2);
     size = end;
   }
 };

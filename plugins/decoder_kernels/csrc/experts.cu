@@ -3,7 +3,7 @@
 #include "experts.cuh"
 #include "wide_rows.cuh"
 
-int qwen3vl_experts(float* y, void* activations, int32_t* counters, const void* x, const int32_t* chosen,
+int qwen3vl_experts(void* y, void* activations, int32_t* counters, const void* x, const int32_t* chosen,
                     const float* chosen_weights, const void* gate_up, const void* down, int tokens, int k, int experts,
                     int hidden, int inner, int type, void* stream) {
   using namespace qwen3vl;

@@ -156,10 +156,10 @@ class Experts {
 #pragma unroll
           for (int half = 0; half < kHalves; ++half) {
             if (pairs[half] < 0) continue;
-            float* y = arguments_.y + static_cast<std::int64_t>(pairs[half]) * kHidden + column;
+            T* y = static_cast<T*>(arguments_.y) + static_cast<std::int64_t>(pairs[half]) * kHidden + column;
             const float2 sum = stream_.template sum<kDownSlices>(rows * kDownSlices, part * kHalves + half);
-            y[0] = sum.x;
-            y[Tiles::kDownRows / 2] = sum.y;
+            y[0] = Element<T>::narrow(sum.x);
+            y[Tiles::kDownRows / 2] = Element<T>::narrow(sum.y);
           }
         }
       }

@@ -26,7 +26,7 @@ cudaError_t dispatch_block(const ExpertArguments& arguments, int block, cudaStre
 }  // namespace
 }  // namespace qwen3vl
 
-int qwen3vl_int4_experts(float* y, void* activations, int32_t* counters, const void* x, const int32_t* chosen,
+int qwen3vl_int4_experts(void* y, void* activations, int32_t* counters, const void* x, const int32_t* chosen,
                          const float* chosen_weights, const void* gate_up, const void* gate_up_blocks,
                          const void* down, const void* down_blocks, int tokens, int k, int experts, int hidden,
                          int inner, int block, int type, void* stream) {

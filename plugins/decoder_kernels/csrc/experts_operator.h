@@ -41,10 +41,10 @@ class ExpertsOperator : public DecoderKernel {
     const Scratch normed, chosen, weights;
   };
 
-  // The summands' place, and the stream. `summands` of each token.
-  OrtStatus* begin(const Call& call, const Tensor& h, int64_t summands, void** out, void** stream) const {
+  // The outputs' place, k of each token, and the stream.
+  OrtStatus* begin(const Call& call, const Tensor& h, void** out, void** stream) const {
     Shape shape = h.shape;
-    shape.insert(shape.end() - 1, summands);
+    shape.insert(shape.end() - 1, k_);
     QWEN3VL_RETURN_IF_ERROR(call.output(0, shape, out));
     return call.stream(stream);
   }

@@ -1,7 +1,7 @@
-// The chosen experts of a chunk's tokens: y[token] = the sum over its choices of weight * down(silu(gate(x)) * up(x)).
+// The chosen experts of a chunk's tokens: y[pair] = weight * down(silu(gate(x)) * up(x)).
 //
-// Three kernels: pairs of token and choice are sorted by expert; one grouped product works through gates and ups and
-// then downs; each token's outputs are added. In the second, a block has a warp that copies weights into a ring in
+// Two kernels: pairs of token and choice are sorted by expert; one grouped product works through gates and ups and
+// then downs. In the second, a block has a warp that copies weights into a ring in
 // shared memory, two that gather the pairs' rows into the same ring, and two warpgroups that multiply. Blocks take
 // tiles in order from a counter: when the first tile of downs waits for its group's activations, all tiles of gates and
 // ups, which wait for nothing, have been taken.
@@ -20,7 +20,6 @@ namespace {
 
 // Of 64 K registers: 168 a thread at the start; what the loading warpgroup gives back goes to the others.
 constexpr int kLoadingRegisters = 40, kMultiplyingRegisters = 232;
-constexpr int kSumThreads = kChunkHidden / 8;
 
 template <typename T>
 __global__ void __launch_bounds__(kChunkThreads, 1) chunk_kernel(const __grid_constant__ ChunkArguments arguments) {
@@ -42,32 +41,8 @@ __global__ void __launch_bounds__(kChunkThreads, 1) chunk_kernel(const __grid_co
   }
 }
 
-// A block for each token, eight columns a thread.
-template <typename T>
-__global__ void __launch_bounds__(kSumThreads) sum_kernel(float* y, const T* outputs, int k) {
-  let_next_kernel_start();
-  wait_for_previous_kernel();
-  const std::int64_t token = blockIdx.x;
-  const int column = threadIdx.x * 8;
-  float sums[8] = {};
-#pragma unroll 8
-  for (int i = 0; i < k; ++i) {
-    const uint4 eight = load_8(outputs + (token * k + i) * kChunkHidden + column);
-    const std::uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
-#pragma unroll
-    for (int w = 0; w < 4; ++w) {
-      const float2 pair = Element<T>::unpack(words[w]);
-      sums[2 * w] += pair.x;
-      sums[2 * w + 1] += pair.y;
-    }
-  }
-  auto* out = reinterpret_cast<float4*>(y + token * kChunkHidden + column);
-  out[0] = {sums[0], sums[1], sums[2], sums[3]};
-  out[1] = {sums[4], sums[5], sums[6], sums[7]};
-}
-
 struct ChunkCall {
-  float* y;
+  void* y;
   std::uint8_t* workspace;
   const void* x;
   const std::int32_t* chosen;
@@ -93,18 +68,15 @@ cudaError_t run_chunk(const ChunkCall& call, CUtensorMapDataType map_type) {
   arguments.chosen_weights = call.chosen_weights;
   arguments.x = call.x;
   arguments.activations = call.workspace + places.activations;
-  arguments.outputs = call.workspace + places.outputs;
+  arguments.outputs = call.y;
   arguments.k = call.k;
 
   status = group_pairs({integers(places.counts), integers(places.grouped), integers(places.counters), call.chosen,
                         call.tokens * call.k, places.counter_count},
                        call.stream);
   if (status != cudaSuccess) return status;
-  status = launch(chunk_kernel<T>, dim3(multiprocessor_count()), kChunkThreads, sizeof(ChunkShared), 1, call.stream,
-                  arguments);
-  if (status != cudaSuccess) return status;
-  return launch(sum_kernel<T>, dim3(call.tokens), kSumThreads, 0, 1, call.stream, call.y,
-                static_cast<const T*>(arguments.outputs), call.k);
+  return launch(chunk_kernel<T>, dim3(multiprocessor_count()), kChunkThreads, sizeof(ChunkShared), 1, call.stream,
+                arguments);
 }
 
 }  // namespace
@@ -112,7 +84,7 @@ cudaError_t run_chunk(const ChunkCall& call, CUtensorMapDataType map_type) {
 
 size_t qwen3vl_experts_prefill_workspace(int tokens, int k) { return qwen3vl::ChunkWorkspace(tokens, k).size; }
 
-int qwen3vl_experts_prefill(float* y, void* workspace, const void* x, const int32_t* chosen,
+int qwen3vl_experts_prefill(void* y, void* workspace, const void* x, const int32_t* chosen,
                             const float* chosen_weights, const void* gate_up, const void* down, int tokens, int k,
                             int experts, int hidden, int inner, int type, void* stream) {
   using namespace qwen3vl;

@@ -93,7 +93,7 @@ class Int4RoutedExperts : public ExpertsOperator {
   static constexpr char kName[] = "Int4RoutedExperts";
   static constexpr Type kInputs[] = {Type::kElement, Type::kElement, Type::kElement, Type::kUint8,
                                      Type::kElement, Type::kUint8,   Type::kElement};
-  static constexpr Type kOutputs[] = {Type::kFloat32};
+  static constexpr Type kOutputs[] = {Type::kElement};
   using ExpertsOperator::ExpertsOperator;
 
   OrtStatus* initialise(const OrtKernelInfo* info) { return ExpertsOperator::initialise(info, kName, kPairs); }
@@ -116,7 +116,7 @@ class Int4RoutedExperts : public ExpertsOperator {
                         text(down_blocks.shape));
     }
     void *out = nullptr, *stream = nullptr;
-    QWEN3VL_RETURN_IF_ERROR(begin(call, h, k_, &out, &stream));
+    QWEN3VL_RETURN_IF_ERROR(begin(call, h, &out, &stream));
     if (rows.count == 0) return nullptr;
 
     const Sizes sizes{rows.count, rows.count * k_, hidden, experts, inner};
@@ -132,7 +132,7 @@ class Int4RoutedExperts : public ExpertsOperator {
     for (int64_t index = 0; index < calls && status == 0; ++index) {
       const int64_t first = index * tokens_at_once, count = std::min(tokens_at_once, sizes.tokens - first);
       status = qwen3vl_int4_experts(
-          static_cast<float*>(out) + first * k_ * hidden, activations.data(), counted + index * kStepCounters,
+          static_cast<char*>(out) + first * k_ * hidden * kElementBytes, activations.data(), counted + index * kStepCounters,
           static_cast<const char*>(routed.normed.data()) + first * hidden * kElementBytes,
           routed.experts() + first * k_, routed.factors() + first * k_, gate_up.data, gate_up_blocks.data, down.data,
           down_blocks.data, static_cast<int>(count), k_, static_cast<int>(experts), static_cast<int>(hidden),

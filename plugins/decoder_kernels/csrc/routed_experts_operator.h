@@ -14,7 +14,7 @@ class RoutedExperts : public ExpertsOperator {
  public:
   static constexpr char kName[] = "RoutedExperts";
   static constexpr Type kInputs[] = {Type::kElement, Type::kElement, Type::kElement, Type::kElement, Type::kElement};
-  static constexpr Type kOutputs[] = {Type::kFloat32};
+  static constexpr Type kOutputs[] = {Type::kElement};
   using ExpertsOperator::ExpertsOperator;
 
   OrtStatus* initialise(const OrtKernelInfo* info) { return ExpertsOperator::initialise(info, kName, kStepPairs); }
@@ -36,11 +36,10 @@ class RoutedExperts : public ExpertsOperator {
   }
 
  private:
-  // A summand for each expert.
   OrtStatus* step(const Call& call, const Sizes& sizes, const Tensor& h, const Tensor& norm, const Tensor& router,
                   const Tensor& gate_up, const Tensor& down) const {
     void *out = nullptr, *stream = nullptr;
-    QWEN3VL_RETURN_IF_ERROR(begin(call, h, k_, &out, &stream));
+    QWEN3VL_RETURN_IF_ERROR(begin(call, h, &out, &stream));
     if (sizes.tokens == 0) return nullptr;
     const Routed routed(allocator_, sizes);
     const Scratch counters(allocator_, kStepCounters * sizeof(int32_t));
@@ -51,19 +50,18 @@ class RoutedExperts : public ExpertsOperator {
     auto* counted = static_cast<int32_t*>(counters.data());
     int status = route(routed, counted, kStepCounters, sizes, h, norm, router, stream);
     if (status == 0) {
-      status = qwen3vl_experts(static_cast<float*>(out), activations.data(), counted, routed.normed.data(),
-                               routed.experts(), routed.factors(), gate_up.data, down.data,
-                               static_cast<int>(sizes.tokens), k_, static_cast<int>(sizes.experts),
-                               static_cast<int>(sizes.hidden), static_cast<int>(sizes.inner), type_, stream);
+      status = qwen3vl_experts(out, activations.data(), counted, routed.normed.data(), routed.experts(),
+                               routed.factors(), gate_up.data, down.data, static_cast<int>(sizes.tokens), k_,
+                               static_cast<int>(sizes.experts), static_cast<int>(sizes.hidden),
+                               static_cast<int>(sizes.inner), type_, stream);
     }
     return call.launched(status, {&h, &gate_up});
   }
 
-  // One summand: many tokens' k outputs in float32 would take a fifth of the time that the weights take.
   OrtStatus* chunk(const Call& call, const Sizes& sizes, const Tensor& h, const Tensor& norm, const Tensor& router,
                    const Tensor& gate_up, const Tensor& down) const {
     void *out = nullptr, *stream = nullptr;
-    QWEN3VL_RETURN_IF_ERROR(begin(call, h, 1, &out, &stream));
+    QWEN3VL_RETURN_IF_ERROR(begin(call, h, &out, &stream));
     const int tokens = static_cast<int>(sizes.tokens);
     const Routed routed(allocator_, sizes);
     const Scratch workspace(allocator_, qwen3vl_experts_prefill_workspace(tokens, k_));
@@ -72,10 +70,9 @@ class RoutedExperts : public ExpertsOperator {
     }
     int status = route(routed, nullptr, 0, sizes, h, norm, router, stream);
     if (status == 0) {
-      status = qwen3vl_experts_prefill(static_cast<float*>(out), workspace.data(), routed.normed.data(),
-                                       routed.experts(), routed.factors(), gate_up.data, down.data, tokens, k_,
-                                       static_cast<int>(sizes.experts), static_cast<int>(sizes.hidden),
-                                       static_cast<int>(sizes.inner), type_, stream);
+      status = qwen3vl_experts_prefill(out, workspace.data(), routed.normed.data(), routed.experts(), routed.factors(),
+                                       gate_up.data, down.data, tokens, k_, static_cast<int>(sizes.experts),
+                                       static_cast<int>(sizes.hidden), static_cast<int>(sizes.inner), type_, stream);
     }
     return call.launched(status, {&h, &gate_up});
   }

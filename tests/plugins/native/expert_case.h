@@ -17,7 +17,7 @@ class ExpertCase {
       : tokens_(tokens), k_(k), chosen_(std::move(chosen)), gate_up_(kExperts * 2 * kInner, kHidden),
         down_(kExperts * kHidden, kInner), x_(activations<T>(static_cast<std::size_t>(tokens) * kHidden)),
         scratch_(Array<T>::of(static_cast<std::size_t>(pairs()) * kInner, [](std::size_t) { return T(NAN); })),
-        y_(Array<float>::of(static_cast<std::size_t>(pairs()) * kHidden, [](std::size_t) { return NAN; })),
+        y_(Array<T>::of(static_cast<std::size_t>(pairs()) * kHidden, [](std::size_t) { return T(NAN); })),
         counters_(Array<int>::of(256, [](std::size_t) { return 0; })),
         factors_(Array<float>::of(pairs(), [](std::size_t) { return uniform(0.1f, 1.f); })) {}
 
@@ -34,7 +34,7 @@ class ExpertCase {
       for (int row = 0; row < kHidden; row += 3) {
         double sum = 0;
         for (int i = 0; i < kInner; ++i) sum += activated[i] * down_.at(chosen_[pair] * kHidden + row, i);
-        error.add(y_[static_cast<std::size_t>(pair) * kHidden + row], sum);
+        error.add(static_cast<float>(y_[static_cast<std::size_t>(pair) * kHidden + row]), sum);
       }
     }
     return error;
@@ -63,8 +63,7 @@ class ExpertCase {
   const int tokens_, k_;
   const std::vector<int> chosen_;
   Weights<Rows> gate_up_, down_;
-  Array<T> x_, scratch_;
-  Array<float> y_;
+  Array<T> x_, scratch_, y_;
   Array<int> counters_;
   Array<float> factors_;
 };
