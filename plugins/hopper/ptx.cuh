@@ -138,6 +138,12 @@ __device__ __forceinline__ void send(std::uint32_t address, float2 x, std::uint3
                : "memory");
 }
 
+__device__ __forceinline__ void send(std::uint32_t address, float x, std::uint32_t barrier) {
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(address), "f"(x),
+               "r"(barrier)
+               : "memory");
+}
+
 __device__ __forceinline__ void release_add(int* counter, int value) {
   asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(counter), "r"(value) : "memory");
 }

@@ -35,6 +35,7 @@ REPLACED = {
     "experts.cuh": (SHARED_MEMORY, KERNEL),
     "expert_gemv.cuh": (SHARED_MEMORY, KERNEL),
     "attention_step.cuh": (SHARED_MEMORY, KERNEL),
+    "router_step.cuh": (SHARED_MEMORY, KERNEL),
     "top_logits.cuh": (SHARED_MEMORY, KERNEL),
     "add_norm.cuh": (KERNEL, (r"__shared__ float squares\[[^]]*\];",
                               "auto* squares = reinterpret_cast<float*>(::emulation::current->block->shared);")),

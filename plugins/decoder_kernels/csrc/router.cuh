@@ -23,12 +23,12 @@ struct RouterArguments {
 };
 
 // The k largest of 128 logits by one warp, the first of equal ones first, with softmax weights that add up to 1. Lane l
-// holds logits 4 l to 4 l + 3.
+// holds logits 4 l to 4 l + 3. Each round waits for the one before: a lane that has the largest writes it by itself, so
+// that nothing but the maximum goes from lane to lane.
 __device__ __forceinline__ void choose(const float* logits, int k, std::int32_t* chosen, float* weights, int lane) {
   const float4 four = reinterpret_cast<const float4*>(logits)[lane];
   float own[4] = {four.x, four.y, four.z, four.w};
   float first = 0.f, sum = 0.f, mine = 0.f;  // `mine`: the unscaled weight of the lane-th choice
-  int my_expert = 0;
   for (int round = 0; round < k; ++round) {
     float best = own[0];
     int at = 0;
@@ -39,27 +39,19 @@ __device__ __forceinline__ void choose(const float* logits, int k, std::int32_t*
         at = i;
       }
     }
-    const std::uint32_t key = order_of(best);
-    const std::uint32_t top = __reduce_max_sync(~0u, key);
-    const int winner = __ffs(__ballot_sync(~0u, key == top)) - 1;
-    const float value = __shfl_sync(~0u, best, winner);
-    const int expert = __shfl_sync(~0u, 4 * lane + at, winner);
-    if (lane == winner) {
+    const std::uint32_t key = order_of(best), top = __reduce_max_sync(~0u, key);
+    if (lane == __ffs(__ballot_sync(~0u, key == top)) - 1) {
+      chosen[round] = 4 * lane + at;
 #pragma unroll
       for (int i = 0; i < 4; ++i) own[i] = i == at ? -INFINITY : own[i];
     }
+    const float value = float_of(top);
     if (round == 0) first = value;
     const float weight = __expf(value - first);
     sum += weight;
-    if (lane == round) {
-      mine = weight;
-      my_expert = expert;
-    }
+    if (lane == round) mine = weight;
   }
-  if (lane < k) {
-    chosen[lane] = my_expert;
-    weights[lane] = mine / sum;
-  }
+  if (lane < k) weights[lane] = mine / sum;
 }
 
 }  // namespace qwen3vl

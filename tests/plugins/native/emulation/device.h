@@ -29,6 +29,7 @@ inline void __syncthreads() { ::emulation::named_barrier(0, ::emulation::current
 inline void __syncwarp() { ::emulation::exchange(nullptr, 0); }
 inline void __nanosleep(unsigned) { ::emulation::yield(); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __ffs(unsigned x) { return __builtin_ffs(static_cast<int>(x)); }
 inline float __expf(float x) { return std::exp(x); }
 inline float rsqrtf(float x) { return 1.f / std::sqrt(x); }
 
@@ -76,12 +77,21 @@ inline unsigned __match_any_sync(unsigned, int value) {
   return equal;
 }
 
-inline bool __any_sync(unsigned, bool value) {
+inline unsigned __ballot_sync(unsigned, bool value) {
   const std::uint32_t own = value ? 1 : 0;
   const auto* all = ::emulation::exchange(&own, 1);
-  bool any = false;
-  for (int i = 0; i < 32; ++i) any = any || all[i][0] != 0;
-  return any;
+  unsigned set = 0;
+  for (int i = 0; i < 32; ++i) set |= all[i][0] << i;
+  return set;
+}
+
+inline bool __any_sync(unsigned mask, bool value) { return __ballot_sync(mask, value) != 0; }
+
+inline unsigned __reduce_max_sync(unsigned, unsigned value) {
+  const auto* all = ::emulation::exchange(&value, 1);
+  unsigned largest = 0;
+  for (int i = 0; i < 32; ++i) largest = all[i][0] > largest ? all[i][0] : largest;
+  return largest;
 }
 
 template <typename V>
