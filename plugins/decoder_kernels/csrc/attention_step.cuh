@@ -59,37 +59,46 @@ struct AttentionShared {
   static_assert(kResultFloats * sizeof(float) <= 2 * kGroupHalf);
 };
 
-// Norms and turns the queries of the block's heads, and, in a cluster's first block, the new key, which it appends as
-// well as the new value. Called by all threads; a block barrier has to follow.
+// Norms and turns the queries of the block's heads, and, in the block that has the new token, its key, which it appends
+// as well as its value. All that a warp takes is asked for before any of it is used. Called by all threads; a block
+// barrier has to follow.
 template <typename T, typename Shared>
 __device__ __forceinline__ void take_token(Shared& shared, const AttentionArguments& arguments, const uint2& query_norm,
                                            const uint2& key_norm, const float2& cosine, const float2& sine, T* new_key,
-                                           T* new_value, bool first_block) {
+                                           T* new_value, bool has_new) {
+  constexpr int kQueries = kSharing / Shared::kWarps;  // of a warp
+  static_assert(Shared::kWarps > 1 && kSharing % Shared::kWarps == 0);
   const int kv_head = blockIdx.y, sequence = blockIdx.z, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int heads = arguments.kv_heads * kSharing;
   const T* qkv = static_cast<const T*>(arguments.qkv) +
                  static_cast<std::int64_t>(sequence) * (heads + 2 * arguments.kv_heads) * kHeadSize;
+  const bool has_key = has_new && warp == 0, has_value = has_new && warp == 1;
+  uint2 queries[kQueries], key{}, value{};
 #pragma unroll
-  for (int head = warp; head < kSharing; head += Shared::kWarps) {
-    const uint2 query = normed_and_turned<T>(head_pairs(qkv + (kv_head * kSharing + head) * kHeadSize, lane),
-                                             query_norm, cosine, sine, arguments.epsilon);
-    auto* row = reinterpret_cast<std::uint32_t*>(shared.queries[head]);
+  for (int i = 0; i < kQueries; ++i) {
+    queries[i] = head_pairs(qkv + (kv_head * kSharing + warp + i * Shared::kWarps) * kHeadSize, lane);
+  }
+  if (has_key) key = head_pairs(qkv + (heads + kv_head) * kHeadSize, lane);
+  if (has_value) {
+    value = __ldcg(reinterpret_cast<const uint2*>(qkv + (heads + arguments.kv_heads + kv_head) * kHeadSize) + lane);
+  }
+#pragma unroll
+  for (int i = 0; i < kQueries; ++i) {
+    const uint2 query = normed_and_turned<T>(queries[i], query_norm, cosine, sine, arguments.epsilon);
+    auto* row = reinterpret_cast<std::uint32_t*>(shared.queries[warp + i * Shared::kWarps]);
     row[lane] = query.x;
     row[32 + lane] = query.y;
   }
-  if (first_block && warp == 0) {
-    const uint2 key = normed_and_turned<T>(head_pairs(qkv + (heads + kv_head) * kHeadSize, lane), key_norm, cosine,
-                                           sine, arguments.epsilon);
+  if (has_key) {
+    key = normed_and_turned<T>(key, key_norm, cosine, sine, arguments.epsilon);
     auto* row = reinterpret_cast<std::uint32_t*>(shared.key);
     auto* cached = reinterpret_cast<std::uint32_t*>(new_key);
     row[lane] = cached[lane] = key.x;
     row[32 + lane] = cached[32 + lane] = key.y;
   }
-  if (first_block && warp == 1) {
-    const auto* value = reinterpret_cast<const uint2*>(qkv + (heads + arguments.kv_heads + kv_head) * kHeadSize);
-    const uint2 four = __ldcg(value + lane);
-    reinterpret_cast<uint2*>(shared.value)[lane] = four;
-    reinterpret_cast<uint2*>(new_value)[lane] = four;
+  if (has_value) {
+    reinterpret_cast<uint2*>(shared.value)[lane] = value;
+    reinterpret_cast<uint2*>(new_value)[lane] = value;
   }
 }
 
@@ -117,14 +126,15 @@ __global__ void __launch_bounds__(AttentionShared<kRanks>::kWarps * 32, 2) atten
   let_next_kernel_start();
 
   const std::int64_t end = static_cast<std::int64_t>(past) * kHeadSize;
-  take_token<T>(shared, arguments, query_norm, key_norm, cosine, sine, keys + end, values + end, rank == 0);
+  const bool has_new = rank == kRanks - 1;  // no block has fewer groups of cached tokens, nor has a warp than its last
+  take_token<T>(shared, arguments, query_norm, key_norm, cosine, sine, keys + end, values + end, has_new);
   __syncthreads();
   uint4 query[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) query[i] = *reinterpret_cast<const uint4*>(&shared.queries[g][32 * i + 8 * t]);
   const float scale = arguments.scale * 1.44269504f;  // exponents are of 2
   Softmax softmax;
-  if (rank == 0 && warp == 0) {
+  if (has_new && warp == Shared::kWarps - 1) {
     const std::uint16_t* queries[2] = {shared.queries[2 * t], shared.queries[2 * t + 1]};
     softmax.begin_with<T>(queries, shared.key, shared.value, scale, g);
   }
