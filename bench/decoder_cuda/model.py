@@ -9,6 +9,8 @@ import torch
 from engines.onnxruntime.cuda_record import CANDIDATES
 from plugins.decoder_kernels.kernel_library import type_number
 
+COUNTERS = 256  # of the experts' kernels, besides what one token's with weights of 4 bits exchange
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -105,7 +107,7 @@ class Buffers:
             attended=unwritten(batch, s.heads * s.head_size), normed=unwritten(batch, s.hidden),
             chosen=torch.full((batch, s.chosen), -1, device="cuda", dtype=torch.int32),
             chosen_weights=unwritten(batch, s.chosen, of=torch.float32),
-            counters=torch.full((256,), 7, device="cuda", dtype=torch.int32),
+            counters=torch.full((COUNTERS + s.chosen * s.inner // 2,), 7, device="cuda", dtype=torch.int32),
             activations=unwritten(batch * s.chosen, s.inner), y=unwritten(batch * s.chosen, s.hidden),
             cosines=angles.cos(), sines=angles.sin(),
             total_lengths=torch.full((batch,), past + 1, device="cuda", dtype=torch.int32),

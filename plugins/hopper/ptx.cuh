@@ -154,6 +154,22 @@ __device__ __forceinline__ int acquire_load(const int* counter) {
   return value;
 }
 
+// Words that others read as soon as they are there, each by itself, whatever else was written.
+__device__ __forceinline__ void publish(uint4* to, const uint4& words) {
+  asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(words.x), "r"(words.y), "r"(words.z),
+               "r"(words.w)
+               : "memory");
+}
+
+__device__ __forceinline__ uint4 published(const uint4* from) {
+  uint4 words;
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
+               : "l"(from)
+               : "memory");
+  return words;
+}
+
 // 2^x, relative error 2^-22.
 __device__ __forceinline__ float exp2_approximate(float x) {
   float y;

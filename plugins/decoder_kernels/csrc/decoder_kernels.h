@@ -103,7 +103,7 @@ size_t qwen3vl_experts_prefill_workspace(int tokens, int k);
 
 // As qwen3vl_experts, with weights of 4 bits as in qwen3vl_int4_product: gate_up uint8 [experts, 2 * inner, hidden /
 // 2], gate_up_blocks [experts, 2 * inner, hidden / block, 2], down uint8 [experts, hidden, inner / 2], down_blocks
-// [experts, hidden, inner / block, 2].
+// [experts, hidden, inner / block, 2]. Of one token, counters int32 [256 + k * inner / 2].
 int qwen3vl_int4_experts(void* y, void* activations, int32_t* counters, const void* x, const int32_t* chosen,
                          const float* chosen_weights, const void* gate_up, const void* gate_up_blocks,
                          const void* down, const void* down_blocks, int tokens, int k, int experts, int hidden,

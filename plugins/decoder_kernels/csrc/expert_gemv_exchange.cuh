@@ -1,5 +1,5 @@
-// How the thread blocks of an expert hand their activations to each other: through memory, with a counter for each
-// expert that is 0 at the start and counts warps that have written theirs.
+// How the thread blocks of an expert hand their activations to each other: through memory that is 0 at the start, in words
+// that are never 0. Who reads one knows that it is there, so that nothing has to be written after it, in order.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,8 @@ class ActivationExchange {
   // `pair`: the number of the choice; `share`: which of the expert's kExpertBlocks parts is this block's.
   __device__ __forceinline__ ActivationExchange(const ExpertArguments& arguments, typename Shape::Others& shared,
                                                 int pair, int share)
-      : all_(static_cast<T*>(arguments.activations) + pair * kInner), counter_(arguments.counters + pair),
-        shared_(shared), share_(share), warp_(threadIdx.x / 32), lane_(threadIdx.x % 32) {}
+      : all_(reinterpret_cast<uint4*>(arguments.counters + kCounters + pair * (kInner / 2))), shared_(shared),
+        share_(share), warp_(threadIdx.x / 32), lane_(threadIdx.x % 32) {}
 
   // Each of the first warps sums up what all have multiplied and gives 8 activations. Called by all warps, as is the
   // following; a block barrier has to come before.
@@ -43,34 +43,31 @@ class ActivationExchange {
     float given[kGiven];
 #pragma unroll
     for (int i = 0; i < kGiven; ++i) given[i] = __shfl_sync(~0u, own, 4 * i);
-    if (lane_ != 0) return;  // one thread writes them and reports, so that the report releases what it wrote
-    *reinterpret_cast<uint4*>(all_ + share_ * Shape::kActivations + warp_ * kGiven) = {
-        Element<T>::pack(given[0], given[1]), Element<T>::pack(given[2], given[3]),
-        Element<T>::pack(given[4], given[5]), Element<T>::pack(given[6], given[7])};
-    release_add(counter_, 1);
+    if (lane_ != 0) return;
+    publish(all_ + share_ * (Shape::kActivations / kGiven) + warp_,
+            {~Element<T>::pack(given[0], given[1]), ~Element<T>::pack(given[2], given[3]),
+             ~Element<T>::pack(given[4], given[5]), ~Element<T>::pack(given[6], given[7])});
   }
 
-  // Each of the last warps, most of which have nothing to give, waits for all of the expert's activations and brings
-  // its part of them to shared memory. A block barrier has to follow.
+  // Each of the last warps, most of which have nothing to give, brings its part of the expert's activations to shared
+  // memory as soon as they are there. A block barrier has to follow.
   __device__ __forceinline__ void take() const {
     if (warp_ < kFirstTaker) return;
-    if (lane_ == 0) {
-      while (acquire_load(counter_) < kInner / kGiven) {
-      }
-    }
-    __syncwarp();
-    const int place = (warp_ - kFirstTaker) * kTaken + lane_ * 8;
-    *reinterpret_cast<uint4*>(shared_.activations + place) = load_8(all_ + place);
+    const int place = (warp_ - kFirstTaker) * 32 + lane_;
+    uint4 words = published(all_ + place);
+    while (words.x == 0 || words.y == 0 || words.z == 0 || words.w == 0) words = published(all_ + place);
+    *reinterpret_cast<uint4*>(shared_.activations + kGiven * place) = {~words.x, ~words.y, ~words.z, ~words.w};
   }
 
  private:
   static constexpr int kGiven = 8, kGivers = Shape::kActivations / kGiven;      // activations; warps
-  static constexpr int kTaken = 32 * 8, kFirstTaker = kStreamWarps - kInner / kTaken;
+  static constexpr int kTaken = 32 * kGiven, kFirstTaker = kStreamWarps - kInner / kTaken;
   static_assert(Shape::kActivations % kGiven == 0 && kGivers <= kStreamWarps);
   static_assert(kInner % kTaken == 0 && kFirstTaker >= 0);
 
-  T* const all_;  // [kInner] of this expert
-  std::int32_t* const counter_;
+  // The complements of the expert's activations, two in a word. A pair of them is never ~0: that would be two numbers
+  // that are none, and with their sign set, but what does not come out as a number is rounded to 0x7fff.
+  uint4* const all_;  // [kInner / kGiven]
   typename Shape::Others& shared_;
   const int share_, warp_, lane_;
 };

@@ -13,12 +13,12 @@ namespace {
 constexpr int kHidden = 2048;
 constexpr int kInner = 768;
 // Of the counters: tiles taken of the shared part of each list; the others count a unit's finished gate and up tiles.
-constexpr int kUpsTaken = 254, kDownsTaken = 255;
+constexpr int kUpsTaken = 254, kDownsTaken = 255, kCounters = 256;
 
 struct ExpertArguments {
   void* y;                      // T [tokens * k, kHidden]
   void* activations;            // T [tokens * k, kInner], scratch
-  std::int32_t* counters;       // [256], 0 at the start
+  std::int32_t* counters;       // [kCounters], and for expert_gemv.cuh what it exchanges, 0 at the start
   const void* x;                // T [tokens, kHidden]
   const std::int32_t* chosen;   // [tokens, k]
   const float* chosen_weights;  // [tokens, k]

@@ -122,17 +122,18 @@ class Int4RoutedExperts : public ExpertsOperator {
     const Sizes sizes{rows.count, rows.count * k_, hidden, experts, inner};
     const int64_t tokens_at_once = kPairs / k_, calls = (sizes.tokens + tokens_at_once - 1) / tokens_at_once;
     const Routed routed(allocator_, sizes);
-    const Scratch counters(allocator_, calls * kStepCounters * sizeof(int32_t));
+    const int64_t each = kStepCounters + (sizes.tokens == 1 ? k_ * inner / 2 : 0), all = calls * each;
+    const Scratch counters(allocator_, all * sizeof(int32_t));
     const Scratch activations(allocator_, std::min(sizes.tokens, tokens_at_once) * k_ * inner * kElementBytes);
     for (const Scratch* scratch : {&routed.normed, &routed.chosen, &routed.weights, &counters, &activations}) {
       if (scratch->data() == nullptr) return without_memory(call, sizes);
     }
     auto* counted = static_cast<int32_t*>(counters.data());
-    int status = route(routed, counted, static_cast<int>(calls * kStepCounters), sizes, h, norm, router, stream);
+    int status = route(routed, counted, static_cast<int>(all), sizes, h, norm, router, stream);
     for (int64_t index = 0; index < calls && status == 0; ++index) {
       const int64_t first = index * tokens_at_once, count = std::min(tokens_at_once, sizes.tokens - first);
       status = qwen3vl_int4_experts(
-          static_cast<char*>(out) + first * k_ * hidden * kElementBytes, activations.data(), counted + index * kStepCounters,
+          static_cast<char*>(out) + first * k_ * hidden * kElementBytes, activations.data(), counted + index * each,
           static_cast<const char*>(routed.normed.data()) + first * hidden * kElementBytes,
           routed.experts() + first * k_, routed.factors() + first * k_, gate_up.data, gate_up_blocks.data, down.data,
           down_blocks.data, static_cast<int>(count), k_, static_cast<int>(experts), static_cast<int>(hidden),

@@ -18,7 +18,7 @@ class ExpertCase {
         down_(kExperts * kHidden, kInner), x_(activations<T>(static_cast<std::size_t>(tokens) * kHidden)),
         scratch_(Array<T>::of(static_cast<std::size_t>(pairs()) * kInner, [](std::size_t) { return T(NAN); })),
         y_(Array<T>::of(static_cast<std::size_t>(pairs()) * kHidden, [](std::size_t) { return T(NAN); })),
-        counters_(Array<int>::of(256, [](std::size_t) { return 0; })),
+        counters_(Array<int>::of(kCounters + k * (kInner / 2), [](std::size_t) { return 0; })),
         factors_(Array<float>::of(pairs(), [](std::size_t) { return uniform(0.1f, 1.f); })) {}
 
   ExpertArguments arguments() {

@@ -108,6 +108,20 @@ void send(std::uint32_t address, V x, std::uint32_t barrier) {
 
 inline void release_add(int* counter, int value) { *counter += value; }
 
+// A word after another, so that who reads in between has to look at each.
+inline void publish(uint4* to, const uint4& words) {
+  const std::uint32_t all[4] = {words.x, words.y, words.z, words.w};
+  for (int i = 0; i < 4; ++i) {
+    reinterpret_cast<std::uint32_t*>(to)[i] = all[i];
+    ::emulation::yield();
+  }
+}
+
+inline uint4 published(const uint4* from) {
+  ::emulation::yield();
+  return *from;
+}
+
 inline int acquire_load(const int* counter) {
   ::emulation::yield();  // who asks again and again lets others go on
   return *counter;
