@@ -1,4 +1,5 @@
 // The chosen experts of each token, weights of 4 bits.
+#include "coded_block.h"
 #include "decoder_kernels.h"
 #include "expert_gemv.cuh"
 #include "experts.cuh"
@@ -17,10 +18,7 @@ cudaError_t dispatch_tokens(const ExpertArguments& arguments, cudaStream_t strea
 
 template <typename T>
 cudaError_t dispatch_block(const ExpertArguments& arguments, int block, cudaStream_t stream) {
-  if (block == 128) return dispatch_tokens<T, 128>(arguments, stream);
-  if (block == 64) return dispatch_tokens<T, 64>(arguments, stream);
-  if (block == 32) return dispatch_tokens<T, 32>(arguments, stream);
-  return cudaErrorInvalidValue;
+  return with_block(block, [&](auto size) { return dispatch_tokens<T, size>(arguments, stream); });
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 // out = x W^T [+ residual], weights of 4 bits.
+#include "coded_block.h"
 #include "decoder_kernels.h"
 #include "int4_rows.cuh"
 #include "product.cuh"
@@ -15,10 +16,7 @@ cudaError_t dispatch_inner(const ProductArguments& arguments, int inner, cudaStr
 
 template <typename T>
 cudaError_t dispatch_block(const ProductArguments& arguments, int inner, int block, cudaStream_t stream) {
-  if (block == 128) return dispatch_inner<T, 128>(arguments, inner, stream);
-  if (block == 64) return dispatch_inner<T, 64>(arguments, inner, stream);
-  if (block == 32) return dispatch_inner<T, 32>(arguments, inner, stream);
-  return cudaErrorInvalidValue;
+  return with_block(block, [&](auto size) { return dispatch_inner<T, size>(arguments, inner, stream); });
 }
 
 }  // namespace

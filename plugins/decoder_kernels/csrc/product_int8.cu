@@ -1,4 +1,5 @@
 // Logits from weights of 8 bits.
+#include "coded_block.h"
 #include "decoder_kernels.h"
 #include "int8_rows.cuh"
 #include "product.cuh"
@@ -10,10 +11,8 @@ constexpr int kInner = 2048;
 
 template <typename T>
 cudaError_t dispatch_block(const ProductArguments& arguments, int block, cudaStream_t stream) {
-  if (block == 128) return dispatch_halves<Int8Rows<T, 128>, float, kInner>(arguments, stream);
-  if (block == 64) return dispatch_halves<Int8Rows<T, 64>, float, kInner>(arguments, stream);
-  if (block == 32) return dispatch_halves<Int8Rows<T, 32>, float, kInner>(arguments, stream);
-  return cudaErrorInvalidValue;
+  return with_block(
+      block, [&](auto size) { return dispatch_halves<Int8Rows<T, size>, float, kInner>(arguments, stream); });
 }
 
 }  // namespace
