@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from bench.cuda_timing import PEAK, graph_of, milliseconds
-from bench.decoder_cuda.model import Shape, element_type
+from bench.decoder_cuda.model import Shape, element_type, random_norm
 from bench.decoder_cuda.record import Record, parser
 from bench.decoder_cuda.watch import watched
 from plugins.decoder_kernels.kernel_library import DecoderKernels
@@ -46,15 +46,13 @@ class Attention:
     def random(cls, shape: Shape, tokens: int, past: int, spare: int, dtype: torch.dtype) -> Attention:
         """The cache has room for `spare` more tokens; there and where new ones will be it is NaN."""
         s = shape
-
-        def norm() -> torch.Tensor:
-            return torch.randn(s.head_size, device="cuda", dtype=dtype).mul_(0.1).add_(1)
-
         angles = torch.rand(tokens, s.head_size // 2, device="cuda") * 6.28
         cache = torch.full((2, s.kv_heads, past + tokens + spare, s.head_size), torch.nan, device="cuda", dtype=dtype)
         cache[:, :, :past].normal_()
-        return cls(torch.randn(tokens, s.qkv, device="cuda", dtype=dtype), norm(), norm(), angles.cos(), angles.sin(),
-                   cache[0], cache[1], torch.tensor([past + tokens], device="cuda", dtype=torch.int32),
+        qkv = torch.randn(tokens, s.qkv, device="cuda", dtype=dtype)
+        query_norm, key_norm = random_norm(s.head_size, dtype), random_norm(s.head_size, dtype)
+        return cls(qkv, query_norm, key_norm, angles.cos(), angles.sin(), cache[0], cache[1],
+                   torch.tensor([past + tokens], device="cuda", dtype=torch.int32),
                    torch.full((tokens, s.heads * s.head_size), torch.nan, device="cuda", dtype=dtype))
 
     def run(self, kernels: DecoderKernels, shape: Shape) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from bench.decoder_cuda.experts_reference import routings
 from bench.decoder_cuda.int4_model import Int4Rows, Int8Rows
-from bench.decoder_cuda.model import COUNTERS, Shape, element_type
+from bench.decoder_cuda.model import Shape, element_type
 from bench.decoder_cuda.watch import watched
 from plugins.decoder_kernels.kernel_library import DecoderKernels
 
@@ -80,7 +80,7 @@ def check_experts(kernels: DecoderKernels, shape: Shape) -> dict[str, float]:
                 for _ in range(2):
                     activations = torch.full((pairs, shape.inner), torch.nan, device="cuda", dtype=dtype)
                     y = torch.full((tokens, shape.chosen, shape.hidden), torch.nan, device="cuda", dtype=dtype)
-                    counters = torch.zeros(COUNTERS + shape.chosen * shape.inner // 2, device="cuda", dtype=torch.int32)
+                    counters = torch.zeros(shape.counters, device="cuda", dtype=torch.int32)
                     _call(kernels, "int4_experts", y, activations, counters, x, chosen, weights, gate_up.codes,
                           gate_up.blocks, down.codes, down.blocks, tokens, shape.chosen, shape.experts, shape.hidden,
                           shape.inner, block, element_type(dtype))

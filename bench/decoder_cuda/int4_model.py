@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 
 import torch
 
-from bench.decoder_cuda.model import Head, Layer, Shape
+from bench.decoder_cuda.model import Head, Layer, Shape, random_norm
 from bench.decoder_cuda.step import Step
 from plugins.decoder_kernels import int8_rows
 from plugins.decoder_kernels.int4_rows import GROUP
@@ -88,7 +88,7 @@ class Int8Rows(CodedRows):
 
 
 def random_int8_head(shape: Shape, block: int, dtype: torch.dtype) -> Head:
-    norm = torch.randn(shape.hidden, device="cuda", dtype=dtype).mul_(0.1).add_(1)
+    norm = random_norm(shape.hidden, dtype)
     return Head(norm, Int8Rows.random(shape.vocabulary, shape.hidden, block=block, dtype=dtype))
 
 
@@ -97,7 +97,7 @@ def random_int4_layer(shape: Shape, block: int, dtype: torch.dtype) -> Layer:
     s = shape
 
     def norm(size: int) -> torch.Tensor:
-        return torch.randn(size, device="cuda", dtype=dtype).mul_(0.1).add_(1)
+        return random_norm(size, dtype)
 
     def rows(*sizes: int) -> Int4Rows:
         return Int4Rows.random(*sizes, block=block, dtype=dtype)

@@ -9,8 +9,6 @@ import torch
 from engines.onnxruntime.cuda_record import CANDIDATES
 from plugins.decoder_kernels.kernel_library import type_number
 
-COUNTERS = 256  # of the experts' kernels, besides what one token's with weights of 4 bits exchange
-
 
 @dataclass(frozen=True)
 class Shape:
@@ -30,6 +28,11 @@ class Shape:
     @property
     def qkv(self) -> int:
         return (self.heads + 2 * self.kv_heads) * self.head_size
+
+    @property
+    def counters(self) -> int:
+        """int32 of the experts' kernels: 256, and what one token's with weights of 4 bits exchange."""
+        return 256 + self.chosen * self.inner // 2
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,16 @@ class Head:
     weights: torch.Tensor
 
 
+def random_norm(size: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.randn(size, device="cuda", dtype=dtype).mul_(0.1).add_(1)
+
+
 def random_layer(shape: Shape, dtype: torch.dtype) -> Layer:
     def matrix(*sizes: int) -> torch.Tensor:
         return torch.randn(sizes, device="cuda", dtype=dtype).mul_(sizes[-1] ** -0.5)
 
     def norm(size: int) -> torch.Tensor:
-        return torch.randn(size, device="cuda", dtype=dtype).mul_(0.1).add_(1)
+        return random_norm(size, dtype)
 
     s = shape
     return Layer(norm(s.hidden), matrix(s.qkv, s.hidden), norm(s.head_size), norm(s.head_size),
@@ -67,7 +74,7 @@ def random_layer(shape: Shape, dtype: torch.dtype) -> Layer:
 
 
 def random_head(shape: Shape, dtype: torch.dtype) -> Head:
-    norm = torch.randn(shape.hidden, device="cuda", dtype=dtype).mul_(0.1).add_(1)
+    norm = random_norm(shape.hidden, dtype)
     weights = torch.randn(shape.vocabulary, shape.hidden, device="cuda", dtype=dtype).mul_(shape.hidden**-0.5)
     return Head(norm, weights)
 
@@ -107,7 +114,7 @@ class Buffers:
             attended=unwritten(batch, s.heads * s.head_size), normed=unwritten(batch, s.hidden),
             chosen=torch.full((batch, s.chosen), -1, device="cuda", dtype=torch.int32),
             chosen_weights=unwritten(batch, s.chosen, of=torch.float32),
-            counters=torch.full((COUNTERS + s.chosen * s.inner // 2,), 7, device="cuda", dtype=torch.int32),
+            counters=torch.full((s.counters,), 7, device="cuda", dtype=torch.int32),
             activations=unwritten(batch * s.chosen, s.inner), y=unwritten(batch * s.chosen, s.hidden),
             cosines=angles.cos(), sines=angles.sin(),
             total_lengths=torch.full((batch,), past + 1, device="cuda", dtype=torch.int32),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from bench.cuda_timing import PEAK, graph_of, milliseconds
-from bench.decoder_cuda.model import Shape, element_type
+from bench.decoder_cuda.model import Shape, element_type, random_norm
 from bench.decoder_cuda.record import Record, parser
 from bench.decoder_cuda.run import bandwidth
 from bench.decoder_cuda.watch import watched
@@ -101,7 +101,7 @@ def _product_error(out: torch.Tensor, x: torch.Tensor, weights: torch.Tensor, re
 
 
 def check_add_norm(caller: Caller, shape: Shape, tokens: int, summands: int, dtype: torch.dtype) -> dict[str, float]:
-    h, norm = torch.randn(tokens, shape.hidden, device="cuda", dtype=dtype), _norm(shape, dtype)
+    h, norm = torch.randn(tokens, shape.hidden, device="cuda", dtype=dtype), random_norm(shape.hidden, dtype)
     y = torch.randn(tokens, summands, shape.hidden, device="cuda", dtype=dtype)
     normed, total = torch.full_like(h, torch.nan), torch.full_like(h, torch.nan)
     caller.add_norm(normed, total, h, y, norm)
@@ -161,7 +161,7 @@ def time_product(caller: Caller, product: Product, tokens: int, read_bandwidth: 
 
 
 def time_add_norm(caller: Caller, shape: Shape, tokens: int, summands: int, read_bandwidth: float) -> dict:
-    dtype, norm = torch.bfloat16, _norm(shape, torch.bfloat16)
+    dtype, norm = torch.bfloat16, random_norm(shape.hidden, torch.bfloat16)
     buffers = [(torch.randn(tokens, shape.hidden, device="cuda", dtype=dtype),
                 torch.randn(tokens, summands, shape.hidden, device="cuda", dtype=dtype)) for _ in range(MATRICES)]
     normed = torch.empty_like(buffers[0][0])
@@ -177,10 +177,6 @@ def time_add_norm(caller: Caller, shape: Shape, tokens: int, summands: int, read
 
 def _matrix(rows: int, inner: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.randn(rows, inner, device="cuda", dtype=dtype).mul_(inner**-0.25)
-
-
-def _norm(shape: Shape, dtype: torch.dtype) -> torch.Tensor:
-    return torch.randn(shape.hidden, device="cuda", dtype=dtype).mul_(0.1).add_(1)
 
 
 def main() -> None:

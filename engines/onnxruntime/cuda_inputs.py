@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,15 @@ ALIGNMENT = 64
 LEAST_INTEGERS = 4096
 
 
+def _layout(sizes: Mapping[str, int]) -> tuple[dict[str, slice], int]:
+    """Where arrays of so many int32 lie in one block, and how many the block has."""
+    places, end = {}, 0
+    for name, size in sizes.items():
+        places[name] = slice(end, end + size)
+        end += -(-size // ALIGNMENT) * ALIGNMENT
+    return places, end
+
+
 class ChunkIntegers:
     """int32 arrays of one chunk, in one block, so that they take one copy."""
 
@@ -25,10 +33,7 @@ class ChunkIntegers:
 
     def place(self, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
         """Copy arrays to the device. Returns the address of each."""
-        places, end = {}, 0
-        for name, array in arrays.items():
-            places[name] = slice(end, end + array.size)
-            end += -(-array.size // ALIGNMENT) * ALIGNMENT
+        places, end = _layout({name: array.size for name, array in arrays.items()})
         self._reserve(end)
         for name, array in arrays.items():
             self._host[places[name]] = array.ravel()
@@ -57,13 +62,11 @@ class StepIntegers:
         self._memory = memory
         self.shapes = {"token_ids": (size, 1), "position_ids": (3, size, 1), "total_lengths": (size,),
                        "logit_rows": (size,)}
-        spaces = {name: -(-math.prod(shape) // ALIGNMENT) * ALIGNMENT for name, shape in self.shapes.items()}
-        self._host = memory.host_array((sum(spaces.values()),), np.int32)
+        places, end = _layout({name: math.prod(shape) for name, shape in self.shapes.items()})
+        self._host = memory.host_array((end,), np.int32)
         self._address = memory.allocate(self._host.nbytes)
-        starts = dict(zip(spaces, itertools.accumulate(spaces.values(), initial=0), strict=False))
-        self.addresses = {name: self._address + 4 * start for name, start in starts.items()}
-        self._ids, self._positions, self._lengths, rows = (
-            self._host[start : start + math.prod(self.shapes[name])] for name, start in starts.items())
+        self.addresses = {name: self._address + 4 * place.start for name, place in places.items()}
+        self._ids, self._positions, self._lengths, rows = (self._host[place] for place in places.values())
         self._positions = self._positions.reshape(3, size)
         rows[:] = np.arange(size)
 

@@ -1,5 +1,5 @@
-// AddNorm: the sum of a token's experts, residual and norm. WantedNorm: the norm alone, of some tokens. InputNorm: of what
-// has no experts yet.
+// AddNorm: the sum of a token's experts, residual and norm. WantedNorm: the norm alone, of some tokens. InputNorm: of
+// what has no experts yet.
 #pragma once
 
 #include <cstdint>
@@ -48,8 +48,8 @@ class AddNorm : public NormOperator {
     QWEN3VL_RETURN_IF_ERROR(call.stream(&stream));
     if (rows.count == 0) return nullptr;
     return call.launched(
-        qwen3vl_add_norm(normed, total, h.data, y.data, norm.data,
-                         static_cast<int>(rows.count), k, static_cast<int>(rows.width), epsilon_, type_, stream),
+        qwen3vl_add_norm(normed, total, h.data, y.data, norm.data, static_cast<int>(rows.count), k,
+                         static_cast<int>(rows.width), epsilon_, type_, stream),
         {&h, &y});
   }
 };
@@ -74,9 +74,9 @@ class WantedNorm : public NormOperator {
     if (count == 0) return nullptr;
     if (rows.count == 0) return call.error("there are no tokens to choose from");
     return call.launched(
-        qwen3vl_add_norm_rows(normed, h.data, y.data, norm.data,
-                              static_cast<const int32_t*>(wanted.data), static_cast<int>(count),
-                              static_cast<int>(rows.count), k, static_cast<int>(rows.width), epsilon_, type_, stream),
+        qwen3vl_add_norm_rows(normed, h.data, y.data, norm.data, static_cast<const int32_t*>(wanted.data),
+                              static_cast<int>(count), static_cast<int>(rows.count), k, static_cast<int>(rows.width),
+                              epsilon_, type_, stream),
         {&h, &y, &wanted});
   }
 };

@@ -8,10 +8,9 @@
 namespace qwen3vl {
 
 constexpr int kMaxExperts = 128;
-constexpr std::int16_t kNoPair = -1;
 
 // The used experts, in order, as units of at most kRows pairs of token and choice; a pair's number is token * k +
-// choice.
+// choice, or -1 for none.
 template <int kMaxPairs, int kUnitRows>
 struct ExpertPlan {
   static constexpr int kRows = kUnitRows;

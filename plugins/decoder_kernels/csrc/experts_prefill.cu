@@ -1,10 +1,10 @@
 // The chosen experts of a chunk's tokens: y[pair] = weight * down(silu(gate(x)) * up(x)).
 //
 // Two kernels: pairs of token and choice are sorted by expert; one grouped product works through gates and ups and
-// then downs. In the second, a block has a warp that copies weights into a ring in
-// shared memory, two that gather the pairs' rows into the same ring, and two warpgroups that multiply. Blocks take
-// tiles in order from a counter: when the first tile of downs waits for its group's activations, all tiles of gates and
-// ups, which wait for nothing, have been taken.
+// then downs. In the second, a block has a warp that copies weights into a ring in shared memory, two that gather the
+// pairs' rows into the same ring, and two warpgroups that multiply. Blocks take tiles in order from a counter: when the
+// first tile of downs waits for its group's activations, all tiles of gates and ups, which wait for nothing, have been
+// taken.
 #include <cuda_runtime.h>
 
 #include "chunk_loading.cuh"

@@ -92,13 +92,6 @@ __device__ __forceinline__ uint4 load_8_now(const T* address) {
 }
 
 template <typename T>
-__device__ __forceinline__ uint2 load_4_now(const T* address) {
-  uint2 x;
-  asm volatile("ld.global.nc.v2.u32 {%0,%1}, [%2];" : "=r"(x.x), "=r"(x.y) : "l"(address));
-  return x;
-}
-
-template <typename T>
 __device__ __forceinline__ std::uint32_t load_2_now(const T* address) {
   std::uint32_t x;
   asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(x) : "l"(address));

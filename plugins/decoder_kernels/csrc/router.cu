@@ -27,7 +27,9 @@ int qwen3vl_router(void* normed, int32_t* chosen, float* chosen_weights, int32_t
                    const void* x, const void* norm, const void* weights, int tokens, int hidden, int experts, int k,
                    float epsilon, int type, void* stream) {
   using namespace qwen3vl;
-  if (tokens < 1 || hidden != kRouterHidden || experts != kRouterExperts || k < 1 || k > 32) return cudaErrorInvalidValue;
+  if (tokens < 1 || hidden != kRouterHidden || experts != kRouterExperts || k < 1 || k > 32) {
+    return cudaErrorInvalidValue;
+  }
   const RouterArguments arguments{normed, chosen, chosen_weights, counters, x, norm, weights, tokens, k, counter_count,
                                   epsilon};
   const auto on = static_cast<cudaStream_t>(stream);
