@@ -37,6 +37,10 @@ class FunctionBody:
         """A constant, int64 [n]."""
         return self.op("Constant", value_ints=list(values))
 
+    def attribute_integer(self, attribute: str) -> ir.Value:
+        """An attribute of the function as int64 [1]."""
+        return self.op("Reshape", self.op("Constant", of_function={"value_int": attribute}), self.integers(1))
+
 
 def onnx_function(domain: str, name: str, inputs: Sequence[str],
                   body: Callable[..., ir.Value | Sequence[ir.Value]], opset: int,

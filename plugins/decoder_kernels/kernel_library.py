@@ -12,7 +12,7 @@ _TYPES = {"float16": 1, "bfloat16": 2}  # enum Qwen3vlType
 
 # Arguments of each function: p a device address or stream, i an int, f a float.
 _SIGNATURES = {
-    "step_inputs": "ppppppppiiiiip",
+    "step_inputs": "pppppppppiiiiiip",
     "product": "ppppiiiiip",
     "int4_product": "pppppiiiiip",
     "int8_logits": "ppppiiiiip",
@@ -24,7 +24,7 @@ _SIGNATURES = {
     "experts_prefill": "pppppppiiiiiip",
     "add_norm": "pppppiiifip",
     "add_norm_rows": "pppppiiiifip",
-    "top_logits": "ppppiiip",
+    "top_logits": "ppppppiiip",
 }
 _OF_CUBLAS = {"prefill_product": "ppppiiiiipip"}  # a library that was built without cuBLAS lacks them
 _WORKSPACES = {"experts_prefill": 2, "top_logits": 3}  # functions that need scratch, and how many sizes say how much

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from plugins.decoder_kernels import int8_rows
 from plugins.decoder_kernels.int4_rows import GROUP, RUN
+from plugins.decoder_kernels.onnx_step_ends import step_inputs, top_logits
 from plugins.decoder_kernels.operators import (
     ADD_NORM,
     CACHED_ATTENTION,
@@ -42,9 +43,9 @@ def decoder_functions(opset: int) -> list[ir.Function]:
     attention_attributes = {"num_heads": _INT, "kv_num_heads": _INT, "epsilon": _FLOAT, "scale": _FLOAT}
     int4_experts = ("h", "norm", "router", "gate_up", "gate_up_blocks", "down", "down_blocks")
     return [
-        onnx_function(DOMAIN, STEP_INPUTS, ("token_ids", "table", "position_ids", "axes", "frequencies"), _step_inputs,
-                      opset),
-        onnx_function(DOMAIN, TOP_LOGITS, ("logits",), _top_logits, opset, {"k": _INT}),
+        onnx_function(DOMAIN, STEP_INPUTS, ("token_ids", "chosen", "table", "position_ids", "axes", "frequencies"),
+                      step_inputs, opset),
+        onnx_function(DOMAIN, TOP_LOGITS, ("logits", "draws"), top_logits, opset, {"k": _INT}),
         onnx_function(DOMAIN, ROW_PRODUCT, ("x", "weights"), _row_product, opset),
         onnx_function(DOMAIN, ROW_PRODUCT_ADD, ("x", "weights", "residual"), _row_product_add, opset),
         onnx_function(DOMAIN, ROW_LOGITS, ("x", "weights"), _row_logits, opset),
@@ -63,28 +64,8 @@ def decoder_functions(opset: int) -> list[ir.Function]:
     ]
 
 
-def _integer(body: FunctionBody, attribute: str) -> ir.Value:
-    """An attribute of the function as int64 [1]."""
-    return body.op("Reshape", body.op("Constant", of_function={"value_int": attribute}), body.integers(1))
-
-
 def _rms_norm(body: FunctionBody, x: ir.Value, scale: ir.Value) -> ir.Value:
     return body.op("RMSNormalization", x, scale, of_function={"epsilon": "epsilon"}, axis=-1)
-
-
-def _step_inputs(body: FunctionBody, token_ids: ir.Value, table: ir.Value, position_ids: ir.Value, axes: ir.Value,
-                 frequencies: ir.Value) -> tuple[ir.Value, ...]:
-    zero, rows = (body.op("CastLike", x, token_ids) for x in (body.integers(0), body.op("Shape", table, end=1)))
-    known = body.op("And", body.op("Not", body.op("Less", token_ids, zero)), body.op("Less", token_ids, rows))
-    words = body.op("Gather", table, body.op("Where", known, token_ids, zero), axis=0)
-    hidden = body.op("Mul", words, body.op("CastLike", body.op("Unsqueeze", known, body.integers(-1)), table))
-    by_frequency = body.op("Gather", body.op("CastLike", position_ids, frequencies), axes, axis=0)
-    angles = body.op("Mul", body.op("Transpose", by_frequency, perm=[1, 2, 0]), frequencies)
-    return hidden, body.op("Cos", angles), body.op("Sin", angles)
-
-
-def _top_logits(body: FunctionBody, logits: ir.Value) -> tuple[ir.Value, ir.Value]:
-    return body.op("TopK", logits, _integer(body, "k"), count=2, axis=-1)
 
 
 def _row_product(body: FunctionBody, x: ir.Value, weights: ir.Value) -> ir.Value:
@@ -123,7 +104,7 @@ def _experts(body: FunctionBody, h: ir.Value, norm: ir.Value, router: ir.Value,
     """With weights [..., k, rows, columns] of the chosen experts [..., k]."""
     x = _rms_norm(body, h, norm)
     logits = body.op("Cast", _row_product(body, x, router), to=int(ir.DataType.FLOAT))
-    best, chosen = body.op("TopK", logits, _integer(body, "k"), count=2, axis=-1)
+    best, chosen = body.op("TopK", logits, body.attribute_integer("k"), count=2, axis=-1)
     weights = body.op("Unsqueeze", body.op("Softmax", best, axis=-1), body.integers(-1))
     # [..., k, rows, columns] x [..., 1, columns, 1]
     column = body.op("Unsqueeze", x, body.integers(-2, -1))
@@ -184,12 +165,13 @@ def _cached_attention(body: FunctionBody, qkv: ir.Value, query_norm: ir.Value, k
                       sines: ir.Value, keys: ir.Value, values: ir.Value,
                       total_lengths: ir.Value) -> tuple[ir.Value, ...]:
     size = body.op("Shape", keys, start=3, end=4)
-    queries, shared = (body.op("Mul", _integer(body, heads), size) for heads in ("num_heads", "kv_num_heads"))
+    queries, shared = (body.op("Mul", body.attribute_integer(heads), size) for heads in ("num_heads", "kv_num_heads"))
     query, key, value = body.op("Split", qkv, body.op("Concat", queries, shared, shared, axis=0), count=3, axis=-1)
     angles = [body.op("CastLike", x, qkv) for x in (cosines, sines)]
 
     def normed_and_turned(x: ir.Value, norm: ir.Value, heads: str) -> ir.Value:
-        per_head = body.op("Reshape", x, body.op("Concat", body.integers(0, 0), _integer(body, heads), size, axis=0))
+        shape = body.op("Concat", body.integers(0, 0), body.attribute_integer(heads), size, axis=0)
+        per_head = body.op("Reshape", x, shape)
         normed = body.op("Reshape", _rms_norm(body, per_head, norm), body.integers(0, 0, -1))
         return body.op("RotaryEmbedding", normed, *angles, of_function={"num_heads": heads})
 

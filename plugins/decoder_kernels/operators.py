@@ -1,6 +1,7 @@
 """The operators' definitions: their names, inputs and attributes, and what they compute, in numpy.
 
-They are what the decoder is made of, beside DeepstackAdd (plugins/deepstack_add). Sums are taken in float64 here.
+They are what the decoder is made of, beside DeepstackAdd (plugins/deepstack_add). What StepInputs and TopLogits compute
+stands in step_ends.py. Sums are taken in float64 here.
 Tokens may be those of a decode step, one for each of B sequences, or a chunk of one sequence: [B, S, ...] with B or S
 of 1.
 Weights are rows: [out, in]; those of 4 and 8 bits are two arrays, codes in the kernels' order and the blocks' scales
@@ -22,27 +23,6 @@ CACHED_ATTENTION, ROUTED_EXPERTS = "CachedAttention", "RoutedExperts"
 INPUT_NORM, ADD_NORM, WANTED_NORM = "InputNorm", "AddNorm", "WantedNorm"
 INT4_ROW_PRODUCT, INT4_ROW_PRODUCT_ADD = "Int4RowProduct", "Int4RowProductAdd"
 INT4_ROUTED_EXPERTS, INT8_ROW_LOGITS = "Int4RoutedExperts", "Int8RowLogits"
-
-
-def step_inputs(token_ids: np.ndarray, table: np.ndarray, position_ids: np.ndarray, axes: np.ndarray,
-                frequencies: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What the layers take of each token.
-
-    Args:
-        token_ids: int32 [B, S].
-        table: the embedding, float [V, H].
-        position_ids: int32 [3, B, S].
-        axes: int64 [F]: on which axis, 0, 1 or 2, each frequency turns with the position.
-        frequencies: float32 [F].
-
-    Returns:
-        float [B, S, H], rows of the embedding, zeros for an id that it has no row for; float32 [B, S, F] both, cosines
-        and sines of M-RoPE's angles.
-    """
-    known = (token_ids >= 0) & (token_ids < len(table))
-    hidden = table[np.where(known, token_ids, 0)] * known[..., None].astype(table.dtype)
-    angles = np.moveaxis(position_ids[axes].astype(np.float32), 0, -1) * frequencies
-    return hidden, np.cos(angles), np.sin(angles)
 
 
 def row_product(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -73,15 +53,6 @@ def row_logits(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def int8_row_logits(x: np.ndarray, codes: np.ndarray, blocks: np.ndarray) -> np.ndarray:
     """`row_logits` with weights of 8 bits: uint8 [N, K] and, of x's type, [N, K / block, 2]."""
     return row_logits(x, int8_rows.dequantise_rows(codes, blocks))
-
-
-def top_logits(logits: np.ndarray, *, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k largest of float32 [..., V], the largest first, and their places, int64: [..., k] both.
-
-    Of equal ones the first comes first.
-    """
-    ids = np.argsort(-logits, axis=-1, kind="stable")[..., :k]
-    return np.take_along_axis(logits, ids, -1), ids
 
 
 def input_norm(h: np.ndarray, norm: np.ndarray, *, epsilon: float) -> np.ndarray:

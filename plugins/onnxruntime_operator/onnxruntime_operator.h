@@ -25,7 +25,7 @@ constexpr uint32_t kApiVersion = 18;  // of ONNX Runtime's C interface: the olde
   } while (false)
 
 // What an input's or output's elements are; kElement is the type that the operator is registered for.
-enum class Type { kElement, kFloat32, kInt32, kInt64, kUint8 };
+enum class Type { kElement, kFloat32, kFloat64, kInt32, kInt64, kUint8 };
 
 using Shape = std::vector<int64_t>;
 
@@ -170,6 +170,7 @@ struct Operator : OrtCustomOp {
   static ONNXTensorElementDataType onnx_type_of(const OrtCustomOp* op, Type type) {
     switch (type) {
       case Type::kFloat32: return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+      case Type::kFloat64: return ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE;
       case Type::kInt32: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
       case Type::kInt64: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
       case Type::kUint8: return ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;

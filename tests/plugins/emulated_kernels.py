@@ -39,7 +39,8 @@ REPLACED = {
     "top_logits.cuh": (SHARED_MEMORY, KERNEL),
     "add_norm.cuh": (KERNEL, (r"__shared__ float squares\[[^]]*\];",
                               "auto* squares = reinterpret_cast<float*>(::emulation::current->block->shared);")),
-    "step_inputs.cuh": (KERNEL,),
+    "step_inputs.cuh": (KERNEL, (r"__shared__ std::int64_t number;", "auto& number = *reinterpret_cast<std::int64_t*>("
+                                                                     "::emulation::current->block->shared);")),
     "deepstack_add.cuh": (KERNEL,),
 }
 

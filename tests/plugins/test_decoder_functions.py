@@ -1,37 +1,14 @@
-"""The decoder operators' ONNX functions compute what their numpy definitions do."""
+"""The decoder operators' ONNX functions compute what their numpy definitions do; test_step_end_functions.py has two."""
 
 from __future__ import annotations
 
 import numpy as np
-import onnx_ir as ir
-import onnxruntime
 import pytest
 
 from plugins.decoder_kernels import operators
-from plugins.decoder_kernels.onnx_functions import CONTRIBUTED, decoder_functions
+from tests.plugins.decoder_node import assert_close, numbers, run
 
-OPSET = 23
 HIDDEN, EXPERTS, INNER, K, HEADS, KV_HEADS, SIZE = 16, 6, 4, 3, 4, 2, 8
-TYPES = {np.dtype(np.float32): ir.DataType.FLOAT, np.dtype(np.int32): ir.DataType.INT32,
-         np.dtype(np.int64): ir.DataType.INT64, np.dtype(np.uint8): ir.DataType.UINT8}
-
-
-def run(op_type: str, arrays: dict[str, np.ndarray], outputs: int = 1, **attributes) -> list[np.ndarray]:
-    """One node of the operator in ONNX Runtime."""
-    inputs = [ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(TYPES[array.dtype]))
-              for name, array in arrays.items()]
-    results = [ir.Value(name=f"result_{i}") for i in range(outputs)]
-    node = ir.node(op_type, inputs, attributes, domain=operators.DOMAIN, outputs=results)
-    graph = ir.Graph(inputs, results, nodes=[node], name="one",
-                     opset_imports={"": OPSET, CONTRIBUTED: 1, operators.DOMAIN: operators.VERSION})
-    model = ir.Model(graph, ir_version=11, functions=decoder_functions(OPSET))
-    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, arrays)
-
-
-def numbers(seed: int, **shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
-    generator = np.random.default_rng(seed)
-    return {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
 def int4_weights(seed: int, *shape: int, block: int) -> tuple[np.ndarray, np.ndarray]:
@@ -41,32 +18,6 @@ def int4_weights(seed: int, *shape: int, block: int) -> tuple[np.ndarray, np.nda
     zero_points = generator.integers(0, 16, scales.shape)
     return (generator.integers(0, 256, (*shape[:-1], shape[-1] // 2), np.uint8),
             np.stack([scales, zero_points], -1).astype(np.float32))
-
-
-def assert_close(got: np.ndarray, expected: np.ndarray) -> None:
-    assert got.dtype == expected.dtype and got.shape == expected.shape
-    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
-
-
-@pytest.mark.parametrize("tokens", [(1, 5), (5, 1)])
-def test_step_inputs(tokens: tuple[int, int]) -> None:
-    ids = np.array([0, 9, 10, -1, 2**31 - 1], np.int32).reshape(tokens)
-    positions = np.random.default_rng(11).integers(0, 5000, (3, *tokens), np.int32)
-    arrays = {"token_ids": ids, **numbers(10, table=(10, HIDDEN)), "position_ids": positions,
-              "axes": np.array([0, 1, 2, 0, 1, 0]), "frequencies": (1e4 ** -np.linspace(0, 1, 6)).astype(np.float32)}
-    expected = operators.step_inputs(**arrays)
-    for got, wanted in zip(run(operators.STEP_INPUTS, arrays, 3), expected, strict=True):
-        assert_close(got, wanted)
-    zeros = [False, False, True, True, True]  # ids that are no words
-    np.testing.assert_array_equal((expected[0] == 0).all(-1).ravel(), zeros)
-
-
-def test_top_logits() -> None:
-    arrays = {"logits": np.random.default_rng(12).integers(-9, 9, (4, 50)).astype(np.float32)}  # with equal ones
-    best, ids = run(operators.TOP_LOGITS, arrays, 2, k=7)
-    expected = operators.top_logits(**arrays, k=7)
-    np.testing.assert_array_equal(best, expected[0])
-    np.testing.assert_array_equal(ids, expected[1])
 
 
 @pytest.mark.parametrize("tokens", [(1, 5), (3, 1)])

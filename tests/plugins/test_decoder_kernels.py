@@ -90,8 +90,8 @@ def test_compiles_and_refuses_sizes_before_it_touches_a_gpu(tmp_path: Path) -> N
     pairs = 1024 * 8
     assert kernels.workspace("experts_prefill", 1024, 8) >= pairs * 768 * 2 + pairs * 4
     with pytest.raises(RuntimeError, match=f"qwen3vl_step_inputs.*CUDA error {INVALID_VALUE}"):
-        kernels.call("step_inputs", *[16] * 8, 1, 100, 2044, 64, bfloat16, 0)
+        kernels.call("step_inputs", *[16] * 9, 1, 1, 100, 2044, 64, bfloat16, 0)
     for vocabulary, k in ((151934, 64), (262148, 64), (151936, 65), (60, 64)):
         with pytest.raises(RuntimeError, match=f"qwen3vl_top_logits.*CUDA error {INVALID_VALUE}"):
-            kernels.call("top_logits", *[16] * 4, 1, vocabulary, k, 0)
+            kernels.call("top_logits", *[16] * 6, 1, vocabulary, k, 0)
     assert kernels.workspace("top_logits", 3, 151936, 64) == 3 * 64 * 38 * 8

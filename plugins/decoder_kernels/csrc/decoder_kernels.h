@@ -22,9 +22,14 @@ extern "C" {
 // sines [tokens, frequencies] of positions[axes[d], token] * frequencies[d]. positions int32 [3, tokens], axes int64
 // [frequencies] of 0, 1 and 2. Sizes: hidden_size a multiple of 8. Attention reads angles early: a kernel that waits for
 // all of its predecessors, such as qwen3vl_deepstack_add's, has to stand between.
-int qwen3vl_step_inputs(void* hidden, float* cosines, float* sines, const int32_t* token_ids, const void* table,
-                        const int32_t* positions, const int64_t* axes, const float* frequencies, int tokens, int rows,
-                        int hidden_size, int frequency_count, int type, void* stream);
+//
+// A token's id of -1 - r, below 0, stands for the id chosen[r] of int64 [chosen_count], which an earlier call of
+// qwen3vl_top_logits on the stream may have written; without such an element, or if no row has it: zeros. `chosen` may
+// be pinned memory of the host, and null if chosen_count is 0.
+int qwen3vl_step_inputs(void* hidden, float* cosines, float* sines, const int32_t* token_ids, const int64_t* chosen,
+                        const void* table, const int32_t* positions, const int64_t* axes, const float* frequencies,
+                        int tokens, int chosen_count, int rows, int hidden_size, int frequency_count, int type,
+                        void* stream);
 
 // out [tokens, rows] = x [tokens, inner] weights [rows, inner]^T + residual [tokens, rows].
 //
@@ -121,9 +126,16 @@ int qwen3vl_add_norm_rows(void* normed, const void* h, const void* y, const void
 
 // best, ids [rows, k]: the k largest of each row of logits [rows, vocabulary] and their places, the largest first, of
 // equal ones the first. workspace is scratch, as many bytes as the second function says. Sizes: k up to 64, vocabulary
-// a multiple of 4 up to 262144 and at least k.
-int qwen3vl_top_logits(float* best, int64_t* ids, void* workspace, const float* logits, int rows, int vocabulary, int k,
-                       void* stream);
+// a multiple of 4 up to 262144 and at least k. best, ids and chosen may be pinned memory of the host: none is read.
+//
+// chosen [rows]: one of each row's k, as draws [rows, 4] say: temperature, top_k, top_p and a number in [0, 1).
+// With temperature 0 it is the first. Else a candidate's share is exp(logit / temperature - largest / temperature), and
+// there are left: of the k, the first top_k, all if that is 0 or more than k; of these the first whose shares add up to
+// top_p of the shares of all of them, all if top_p is 1 or more. Chosen is, in the order of their ids, the first at which
+// the sum of shares is above the number in [0, 1) times the sum of all that are left; if rounding leaves none, the last.
+// All in float64. With logits that are NaN or infinite, any of the row's k.
+int qwen3vl_top_logits(float* best, int64_t* ids, int64_t* chosen, void* workspace, const float* logits,
+                       const double* draws, int rows, int vocabulary, int k, void* stream);
 size_t qwen3vl_top_logits_workspace(int rows, int vocabulary, int k);
 
 #ifdef __cplusplus

@@ -14,15 +14,16 @@ namespace qwen3vl {
 class StepInputs : public DecoderKernel {
  public:
   static constexpr char kName[] = "StepInputs";
-  static constexpr Type kInputs[] = {Type::kInt32, Type::kElement, Type::kInt32, Type::kInt64, Type::kFloat32};
+  static constexpr Type kInputs[] = {Type::kInt32, Type::kInt64, Type::kElement,
+                                     Type::kInt32, Type::kInt64, Type::kFloat32};
   static constexpr Type kOutputs[] = {Type::kElement, Type::kFloat32, Type::kFloat32};
   using DecoderKernel::DecoderKernel;
 
   OrtStatus* initialise(const OrtKernelInfo*) { return nullptr; }
 
   OrtStatus* compute(const Call& call) const {
-    Tensor token_ids, table, positions, axes, frequencies;
-    QWEN3VL_RETURN_IF_ERROR(call.inputs({&token_ids, &table, &positions, &axes, &frequencies}));
+    Tensor token_ids, chosen, table, positions, axes, frequencies;
+    QWEN3VL_RETURN_IF_ERROR(call.inputs({&token_ids, &chosen, &table, &positions, &axes, &frequencies}));
     Shape hidden_shape = token_ids.shape, angle_shape = token_ids.shape, position_shape = token_ids.shape;
     position_shape.insert(position_shape.begin(), 3);
     if (table.shape.size() != 2 || positions.shape != position_shape || axes.shape != frequencies.shape) {
@@ -30,6 +31,7 @@ class StepInputs : public DecoderKernel {
                         text(positions.shape) + ", axes " + text(axes.shape) + " and frequencies " +
                         text(frequencies.shape) + " do not go together");
     }
+    if (chosen.shape.size() != 1) return call.error("chosen is " + text(chosen.shape) + ", not a list of token ids");
     const int64_t tokens = elements(token_ids.shape), count = elements(frequencies.shape);
     hidden_shape.push_back(table.shape[1]);
     angle_shape.push_back(count);
@@ -41,9 +43,10 @@ class StepInputs : public DecoderKernel {
     if (tokens == 0) return nullptr;
     return call.launched(
         qwen3vl_step_inputs(hidden, static_cast<float*>(cosines), static_cast<float*>(sines),
-                            static_cast<const int32_t*>(token_ids.data), table.data,
-                            static_cast<const int32_t*>(positions.data), static_cast<const int64_t*>(axes.data),
-                            static_cast<const float*>(frequencies.data), static_cast<int>(tokens),
+                            static_cast<const int32_t*>(token_ids.data), static_cast<const int64_t*>(chosen.data),
+                            table.data, static_cast<const int32_t*>(positions.data),
+                            static_cast<const int64_t*>(axes.data), static_cast<const float*>(frequencies.data),
+                            static_cast<int>(tokens), static_cast<int>(chosen.shape[0]),
                             static_cast<int>(table.shape[0]), static_cast<int>(table.shape[1]),
                             static_cast<int>(count), type_, stream),
         {&token_ids, &table, &frequencies});
@@ -87,7 +90,8 @@ class DeepstackAdd : public DecoderKernel {
 class TopLogits : public DecoderKernel {
  public:
   static constexpr char kName[] = "TopLogits";
-  static constexpr Type kInputs[] = {Type::kFloat32}, kOutputs[] = {Type::kFloat32, Type::kInt64};
+  static constexpr Type kInputs[] = {Type::kFloat32, Type::kFloat64};
+  static constexpr Type kOutputs[] = {Type::kFloat32, Type::kInt64, Type::kInt64};
   using DecoderKernel::DecoderKernel;
 
   OrtStatus* initialise(const OrtKernelInfo* info) {
@@ -96,27 +100,32 @@ class TopLogits : public DecoderKernel {
   }
 
   OrtStatus* compute(const Call& call) const {
-    Tensor logits;
-    QWEN3VL_RETURN_IF_ERROR(call.inputs({&logits}));
-    const Rows rows(logits);
-    Shape shape = logits.shape;
-    if (shape.empty()) return call.error("logits are a single number");
-    shape.back() = k_;
-    void *best = nullptr, *ids = nullptr, *stream = nullptr;
-    QWEN3VL_RETURN_IF_ERROR(call.output(0, shape, &best));
-    QWEN3VL_RETURN_IF_ERROR(call.output(1, shape, &ids));
+    Tensor logits, draws;
+    QWEN3VL_RETURN_IF_ERROR(call.inputs({&logits, &draws}));
+    if (logits.shape.size() != 2) return call.error("logits are " + text(logits.shape) + ", not [rows, vocabulary]");
+    const int64_t rows = logits.shape[0];
+    if (draws.shape != Shape{rows, kDrawNumbers}) {
+      return call.error("draws are " + text(draws.shape) + ", not temperature, top_k, top_p and a random number, " +
+                        text({rows, kDrawNumbers}) + ", for logits " + text(logits.shape));
+    }
+    void *best = nullptr, *ids = nullptr, *chosen = nullptr, *stream = nullptr;
+    QWEN3VL_RETURN_IF_ERROR(call.output(0, {rows, k_}, &best));
+    QWEN3VL_RETURN_IF_ERROR(call.output(1, {rows, k_}, &ids));
+    QWEN3VL_RETURN_IF_ERROR(call.output(2, {rows}, &chosen));
     QWEN3VL_RETURN_IF_ERROR(call.stream(&stream));
-    if (rows.count == 0) return nullptr;
-    const int count = static_cast<int>(rows.count), vocabulary = static_cast<int>(rows.width);
+    if (rows == 0) return nullptr;
+    const int count = static_cast<int>(rows), vocabulary = static_cast<int>(logits.shape[1]);
     const Scratch workspace(allocator_, qwen3vl_top_logits_workspace(count, vocabulary, k_));
     if (workspace.data() == nullptr) return call.error("no GPU memory, or no kernel for logits " + text(logits.shape));
     return call.launched(
-        qwen3vl_top_logits(static_cast<float*>(best), static_cast<int64_t*>(ids), workspace.data(),
-                           static_cast<const float*>(logits.data), count, vocabulary, k_, stream),
+        qwen3vl_top_logits(static_cast<float*>(best), static_cast<int64_t*>(ids), static_cast<int64_t*>(chosen),
+                           workspace.data(), static_cast<const float*>(logits.data),
+                           static_cast<const double*>(draws.data), count, vocabulary, k_, stream),
         {&logits});
   }
 
  private:
+  static constexpr int64_t kDrawNumbers = 4;
   int k_ = 0;
 };
 

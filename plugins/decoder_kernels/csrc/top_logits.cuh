@@ -1,10 +1,11 @@
-// The largest logits of a row: blocks find those of slices, then one block those of all slices.
+// The largest logits of a row: blocks find those of slices, then one block those of all slices, and chooses among them.
 //
 // A logit and its id are one number here, a key: the larger for a larger logit and, of equal ones, for a smaller id.
 #pragma once
 
 #include <cstdint>
 
+#include "choose_token.cuh"
 #include "float_order.cuh"
 #include "ptx.cuh"
 
@@ -15,14 +16,19 @@ using Key = std::uint64_t;  // 0: none
 constexpr int kTopThreads = 128;
 constexpr int kTopKeys = 32;  // of a thread
 constexpr int kTopSlice = kTopThreads * kTopKeys;
-constexpr int kMostOfTop = 64;
+constexpr int kMostOfTop = kMostCandidates;
 constexpr int kMostSlices = kTopSlice / kMostOfTop;  // so that one block takes what they found
 
 struct TopShared {
   Key largest[kTopThreads];
   Key found[kMostOfTop * kTopKeys];
   Key least;
-  int count;
+  int count;  // of keys found, the k largest among them
+};
+
+struct TopOfRowsShared {
+  TopShared top;
+  Candidates candidates;
 };
 
 __device__ __forceinline__ Key key_of(float logit, int id) {
@@ -31,7 +37,7 @@ __device__ __forceinline__ Key key_of(float logit, int id) {
 
 __device__ __forceinline__ float logit_of(Key key) { return float_of(static_cast<std::uint32_t>(key >> 32)); }
 
-__device__ __forceinline__ std::int64_t id_of(Key key) { return ~static_cast<std::uint32_t>(key); }
+__device__ __forceinline__ std::uint32_t id_of(Key key) { return ~static_cast<std::uint32_t>(key); }
 
 // Calls put(rank, key) for the k largest of the block's keys, which all differ; with 0 where there are fewer.
 //
@@ -95,13 +101,16 @@ __global__ void __launch_bounds__(kTopThreads) top_of_slices_kernel(Key* found, 
               [&](int rank, Key key) { of_row[rank * slices + slice] = key; });
 }
 
-// A block for each row. best, ids [rows, k], the largest first.
-__global__ void __launch_bounds__(kTopThreads) top_of_rows_kernel(float* best, std::int64_t* ids, const Key* found,
-                                                                  int slices, int k) {
+// A block for each row. best, ids [rows, k], the largest first; chosen, draws [rows]. Each row has a key at least.
+__global__ void __launch_bounds__(kTopThreads) top_of_rows_kernel(float* best, std::int64_t* ids, std::int64_t* chosen,
+                                                                  const Key* found, const Draw* draws, int slices,
+                                                                  int k) {
   extern __shared__ __align__(128) std::uint8_t shared_memory[];
   let_next_kernel_start();
   wait_for_previous_kernel();
   const std::int64_t row = blockIdx.x;
+  const auto* numbers = reinterpret_cast<const double*>(draws + row);
+  const Draw draw{__ldcg(numbers), __ldcg(numbers + 1), __ldcg(numbers + 2), __ldcg(numbers + 3)};
   const int count = k * slices;
   Key keys[kTopKeys];
 #pragma unroll
@@ -109,10 +118,21 @@ __global__ void __launch_bounds__(kTopThreads) top_of_rows_kernel(float* best, s
     const int at = i * kTopThreads + threadIdx.x;  // the slices' largest go to different threads, then the second ...
     keys[i] = at < count ? __ldcg(found + row * count + at) : 0;
   }
-  put_largest(*reinterpret_cast<TopShared*>(shared_memory), keys, k, [&](int rank, Key key) {
+  auto& shared = *reinterpret_cast<TopOfRowsShared*>(shared_memory);
+  const bool likeliest = draw.temperature == 0;
+  put_largest(shared.top, keys, k, [&](int rank, Key key) {
     best[row * k + rank] = logit_of(key);
     ids[row * k + rank] = id_of(key);
+    if (likeliest) {
+      if (rank == 0) chosen[row] = id_of(key);
+    } else {
+      shared.candidates.logits[rank] = logit_of(key);
+      shared.candidates.ids[rank] = id_of(key);
+    }
   });
+  if (likeliest) return;
+  __syncthreads();
+  choose_token(shared.candidates, draw, min(k, shared.top.count), chosen + row);
 }
 
 }  // namespace qwen3vl

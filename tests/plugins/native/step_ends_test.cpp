@@ -1,7 +1,4 @@
-// The kernels before the first layer and after the last, the norms, and the one that adds visual rows, run by the
-// emulation.
-#include <limits>
-#include <numeric>
+// The kernel before the first layer, the norms, and the one that adds visual rows, run by the emulation.
 #include <random>
 #include <vector>
 
@@ -10,7 +7,6 @@
 #include "add_norm.cuh"
 #include "deepstack_add.cuh"
 #include "step_inputs.cuh"
-#include "top_logits.cuh"
 
 namespace {
 
@@ -20,49 +16,14 @@ std::mt19937 random_numbers(1);
 
 float normal() { return std::normal_distribution<float>()(random_numbers); }
 
-// Values and places of the k largest, by sorting: a logit that is no smaller and comes first is ahead.
-void check_top(int rows, int vocabulary, int k, const std::function<float(int)>& logit) {
-  std::vector<float> logits(static_cast<std::size_t>(rows) * vocabulary), best(rows * k, NAN);
-  for (std::size_t i = 0; i < logits.size(); ++i) logits[i] = logit(static_cast<int>(i % vocabulary));
-  const int slices = (vocabulary + kTopSlice - 1) / kTopSlice;
-  std::vector<Key> found(static_cast<std::size_t>(rows) * k * slices, ~Key{0});
-  std::vector<std::int64_t> ids(rows * k, -1);
-  emulation::launch(dim3(slices, rows), kTopThreads, sizeof(TopShared), 1,
-                    [&] { top_of_slices_kernel(found.data(), logits.data(), vocabulary, k); });
-  emulation::launch(dim3(rows), kTopThreads, sizeof(TopShared), 1,
-                    [&] { top_of_rows_kernel(best.data(), ids.data(), found.data(), slices, k); });
-  for (int row = 0; row < rows; ++row) {
-    const float* own = logits.data() + static_cast<std::size_t>(row) * vocabulary;
-    std::vector<std::int64_t> order(vocabulary);
-    std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return own[a] > own[b]; });
-    for (int i = 0; i < k; ++i) {
-      EXPECT(ids[row * k + i] == order[i]);
-      EXPECT(best[row * k + i] == own[order[i]]);
-    }
-  }
-}
-
-void check_top() {
-  const auto any = [](int) { return normal(); };
-  check_top(3, 151936, 64, any);
-  check_top(2, kMostSlices * kTopSlice, 64, any);
-  check_top(2, 64, 64, any);
-  check_top(2, kTopSlice + 4, 5, any);
-  check_top(1, 8192, 1, any);
-  check_top(2, 20000, 64, [](int id) { return static_cast<float>(-id); });       // in order: all in one slice
-  check_top(2, 20000, 64, [](int id) { return static_cast<float>(id); });
-  check_top(1, 20000, 64, [](int id) { return id % 4 == 0 ? 1.f : 0.f; });        // many are equal
-  check_top(1, 8192, 64, [](int id) { return id % 2 == 0 ? -0.f : 0.f; });        // and all
-  check_top(1, 8192, 64, [](int id) { return id % 100 == 7 ? normal() : -std::numeric_limits<float>::infinity(); });
-  check_top(1, 8192, 64, [](int id) { return id % 512 < 64 ? normal() + 100 : normal(); });  // of few threads
-}
-
+// An id below 0 stands for one that was chosen.
 void check_inputs() {
   constexpr int kPacks = 300, kRows = 5, kCount = 300;
   std::vector<uint4> table(kRows * kPacks);
   for (std::size_t i = 0; i < table.size(); ++i) table[i] = {unsigned(i), unsigned(i + 1), 2, 3};
-  const std::vector<std::int32_t> ids{4, 0, 5, 300, -1, 2};
+  const std::vector<std::int32_t> ids{4, 0, 5, 300, -1, 2, -4, -3, -2, -5, INT32_MIN};
+  const std::vector<std::int64_t> chosen{3, std::int64_t{1} << 32, -1, 1};
+  const std::vector<int> words{4, 0, -1, -1, 3, 2, 1, -1, -1, -1, -1};  // -1: none
   const int tokens = static_cast<int>(ids.size());
   std::vector<std::int32_t> positions(3 * tokens);
   for (auto& position : positions) position = static_cast<std::int32_t>(random_numbers() % 262144);
@@ -70,13 +31,13 @@ void check_inputs() {
   std::vector<float> frequencies(kCount), cosines(tokens * kCount, NAN), sines(tokens * kCount, NAN);
   for (int d = 0; d < kCount; ++d) axes[d] = d % 3, frequencies[d] = std::pow(5e6f, -d / float(kCount));
   std::vector<uint4> hidden(tokens * kPacks, uint4{9, 9, 9, 9});
-  const InputArguments arguments{hidden.data(), cosines.data(), sines.data(), ids.data(), table.data(),
-                                 positions.data(), axes.data(), frequencies.data(), kRows, kPacks, kCount};
-  emulation::launch(dim3(tokens), kInputThreads, 0, 1, [&] { step_inputs_kernel(arguments); });
+  const InputArguments arguments{hidden.data(), cosines.data(), sines.data(), ids.data(), chosen.data(), table.data(),
+                                 positions.data(), axes.data(), frequencies.data(), static_cast<int>(chosen.size()),
+                                 kRows, kPacks, kCount};
+  emulation::launch(dim3(tokens), kInputThreads, sizeof(std::int64_t), 1, [&] { step_inputs_kernel(arguments); });
   for (int token = 0; token < tokens; ++token) {
-    const bool known = ids[token] >= 0 && ids[token] < kRows;
     for (int i = 0; i < kPacks; ++i) {
-      const uint4 expected = known ? table[ids[token] * kPacks + i] : uint4{};
+      const uint4 expected = words[token] >= 0 ? table[words[token] * kPacks + i] : uint4{};
       EXPECT(std::memcmp(&hidden[token * kPacks + i], &expected, sizeof expected) == 0);
     }
     for (int d = 0; d < kCount; ++d) {
@@ -159,7 +120,6 @@ void check_visual_rows(int hidden_size) {
 }  // namespace
 
 int main() {
-  check_top();
   check_inputs();
   check_norms<__nv_bfloat16, false>(8);
   check_norms<__half, false>(1);
