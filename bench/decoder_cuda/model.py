@@ -98,11 +98,13 @@ class Buffers:
     logits: torch.Tensor
     best: torch.Tensor
     ids: torch.Tensor
+    next_ids: torch.Tensor
     found: torch.Tensor
+    draws: torch.Tensor
 
     @classmethod
     def random(cls, shape: Shape, batch: int, past: int, dtype: torch.dtype) -> Buffers:
-        """Every output is NaN or -1 until it is written."""
+        """Every output is NaN or -1 until it is written. Draws are of temperature 0."""
         s = shape
 
         def unwritten(*sizes: int, of: torch.dtype = dtype) -> torch.Tensor:
@@ -121,7 +123,9 @@ class Buffers:
             logits=unwritten(batch, s.vocabulary, of=torch.float32),
             best=unwritten(batch, CANDIDATES, of=torch.float32),
             ids=torch.full((batch, CANDIDATES), -1, device="cuda", dtype=torch.int64),
-            found=torch.full((batch, s.vocabulary), -1, device="cuda", dtype=torch.int64))  # scratch, more than enough
+            next_ids=torch.full((batch,), -1, device="cuda", dtype=torch.int64),
+            found=torch.full((batch, s.vocabulary), -1, device="cuda", dtype=torch.int64),  # scratch, more than enough
+            draws=torch.zeros(batch, 4, device="cuda", dtype=torch.float64))
 
 
 def random_cache(shape: Shape, batch: int, capacity: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

@@ -75,9 +75,10 @@ class Step:
         self._call("product", b.logits, b.normed, None, head.weights, self.batch, s.vocabulary, s.hidden, self.type, 1)
 
     def top(self) -> None:
-        """The most likely tokens, from the logits."""
+        """The most likely tokens, from the logits, and the next ones, as the draws say."""
         b, s = self.buffers, self.shape
-        self._call("top_logits", b.best, b.ids, b.found, b.logits, self.batch, s.vocabulary, b.best.shape[1])
+        self._call("top_logits", b.best, b.ids, b.next_ids, b.found, b.logits, b.draws, self.batch, s.vocabulary,
+                   b.best.shape[1])
 
     def _call(self, name: str, *arguments: torch.Tensor | float | None) -> None:
         addresses = (x.data_ptr() if isinstance(x, torch.Tensor) else x for x in arguments)

@@ -16,8 +16,10 @@ from bench.cuda_timing import graph_of, milliseconds
 from bench.decoder_cuda.model import Shape, element_type
 from bench.decoder_cuda.record import Record, parser
 from bench.decoder_cuda.run import bandwidth
+from bench.decoder_cuda.token_draws import equal_draws, random_draws
 from bench.decoder_cuda.watch import watched
 from engines.onnxruntime.cuda_record import CANDIDATES
+from plugins.decoder_kernels import step_ends
 from plugins.decoder_kernels.kernel_library import DecoderKernels
 
 BATCHES = (1, 4, 8, 32, 128)
@@ -30,22 +32,24 @@ class StepEnds:
     def __init__(self, kernels: DecoderKernels):
         self.kernels = kernels
 
-    def top(self, logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def top(self, logits: torch.Tensor, draws: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Results are in the host's memory, pinned, and there when the stream is."""
         rows, vocabulary = logits.shape
         scratch = torch.full((self.kernels.workspace("top_logits", rows, vocabulary, k),), 0xFF, device="cuda",
                              dtype=torch.uint8)
-        best = torch.full((rows, k), torch.nan, device="cuda")
-        ids = torch.full((rows, k), -1, device="cuda", dtype=torch.int64)
-        self.call("top_logits", best, ids, scratch, logits, rows, vocabulary, k)
-        return best, ids
+        best = torch.full((rows, k), torch.nan).pin_memory()
+        ids = torch.full((rows, k), -1).pin_memory()
+        chosen = torch.full((rows,), -1).pin_memory()
+        self.call("top_logits", best, ids, chosen, scratch, logits, draws, rows, vocabulary, k)
+        return best, ids, chosen
 
-    def inputs(self, ids: torch.Tensor, table: torch.Tensor, positions: torch.Tensor, axes: torch.Tensor,
-               frequencies: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def inputs(self, ids: torch.Tensor, chosen: torch.Tensor, table: torch.Tensor, positions: torch.Tensor,
+               axes: torch.Tensor, frequencies: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         tokens, count = len(ids), len(axes)
         hidden = torch.full((tokens, table.shape[1]), torch.nan, device="cuda", dtype=table.dtype)
         cosines, sines = (torch.full((tokens, count), torch.nan, device="cuda") for _ in range(2))
-        self.call("step_inputs", hidden, cosines, sines, ids, table, positions, axes, frequencies, tokens,
-                  *table.shape, count, element_type(table.dtype))
+        self.call("step_inputs", hidden, cosines, sines, ids, chosen, table, positions, axes, frequencies, tokens,
+                  len(chosen), *table.shape, count, element_type(table.dtype))
         return hidden, cosines, sines
 
     def wanted(self, h: torch.Tensor, y: torch.Tensor, norm: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -64,26 +68,44 @@ class StepEnds:
 
 
 def check_top(ends: StepEnds, rows: int, vocabulary: int, k: int) -> float:
-    """Of all different, then of many equal logits. Returns 0, or NaN where they are not those of a stable sort."""
+    """Of all different, then of many equal logits.
+
+    Returns 0, or NaN where the most likely are not those of a stable sort, or where numpy chooses another of them.
+    """
     for logits in (torch.randn(rows, vocabulary, device="cuda"),
                    torch.randint(-3, 3, (rows, vocabulary), device="cuda").float()):
-        expected, order = logits.sort(dim=1, descending=True, stable=True)
-        best, ids = ends.top(logits, k)
-        if not (torch.equal(best, expected[:, :k]) and torch.equal(ids, order[:, :k])):
-            return float("nan")
+        expected, order = (x[:, :k].cpu() for x in logits.sort(dim=1, descending=True, stable=True))
+        for _ in range(max(1, 200 // rows)):
+            draws = random_draws(rows, k)
+            best, ids, chosen = ends.top(logits, draws, k)
+            torch.cuda.synchronize()
+            wanted = [step_ends.chosen_token(*row) for row in zip(expected.numpy(), order.numpy(), draws.cpu().numpy(),
+                                                                  strict=True)]
+            if not (torch.equal(best, expected) and torch.equal(ids, order) and chosen.tolist() == wanted):
+                return float("nan")
     return 0.0
 
 
-def check_inputs(ends: StepEnds, tokens: int, dtype: torch.dtype) -> float:
-    """The angles' largest error; NaN where a row is not that of the table."""
+def check_inputs(ends: StepEnds, tokens: int, pinned: bool, dtype: torch.dtype) -> float:
+    """The angles' largest error; NaN where a row is not that of the table.
+
+    Some ids, and the last, stand for chosen ones, in the host's pinned memory or the device's; some of these are not
+    there, others no rows.
+    """
     table = torch.randn(1000, 2048, device="cuda", dtype=dtype)
-    ids = torch.randint(-5, 1200, (tokens,), device="cuda", dtype=torch.int32)
+    chosen = torch.randint(-5, 1200, (128,))
+    ids = torch.randint(-150, 1200, (tokens,), device="cuda", dtype=torch.int32)
+    ids[-1] = -7
     positions = torch.randint(0, 262144, (3, tokens), device="cuda", dtype=torch.int32)
     axes = torch.arange(64, device="cuda") % 3
     frequencies = 5e6 ** (-torch.arange(64, device="cuda") / 64)
-    hidden, *found = ends.inputs(ids, table, positions, axes, frequencies)
-    known = (ids >= 0) & (ids < len(table))
-    rows = torch.where(known[:, None], table[ids.clamp(0, 999).long()], torch.zeros((), dtype=dtype, device="cuda"))
+    hidden, *found = ends.inputs(ids, chosen.pin_memory() if pinned else chosen.cuda(), table, positions, axes,
+                                 frequencies)
+    torch.cuda.synchronize()
+    stands = torch.tensor([id if id >= 0 else int(chosen[-1 - id]) if -1 - id < 128 else -1 for id in ids.tolist()],
+                          device="cuda")
+    known = (stands >= 0) & (stands < len(table))
+    rows = torch.where(known[:, None], table[stands.clamp(0, 999)], torch.zeros((), dtype=dtype, device="cuda"))
     angles = (positions[axes].T.float() * frequencies).double()
     errors = [float((x.double() - y).abs().max()) for x, y in zip(found, (angles.cos(), angles.sin()), strict=True)]
     return max(errors) if torch.equal(hidden, rows) else float("nan")
@@ -104,8 +126,9 @@ def checks(ends: StepEnds) -> dict[str, Callable[[], float]]:
     named: dict[str, Callable[[], float]] = {
         f"{k} most likely of {vocabulary}, {rows} sequences": lambda size=(rows, vocabulary, k): check_top(ends, *size)
         for rows, vocabulary, k in sizes}
-    for dtype, tokens in itertools.product((torch.bfloat16, torch.float16), (1, 999)):
-        named[f"inputs of {tokens} tokens, {dtype}"] = lambda arguments=(tokens, dtype): check_inputs(ends, *arguments)
+    for dtype, tokens, pinned in itertools.product((torch.bfloat16, torch.float16), (1, 999), (False, True)):
+        named[f"inputs of {tokens} tokens, {dtype}, chosen ones {'on the host' if pinned else 'on the GPU'}"] = (
+            lambda arguments=(tokens, pinned, dtype): check_inputs(ends, *arguments))
     for dtype, tokens, summands in itertools.product((torch.bfloat16, torch.float16), (1, 700), (1, 8)):
         named[f"norms of some of {tokens} tokens, {summands} summands, {dtype}"] = lambda arguments=(
             tokens, summands, dtype): check_wanted(ends, *arguments)
@@ -121,11 +144,18 @@ def timed(ends: StepEnds, shape: Shape, batch: int, read_bandwidth: float) -> di
     axes, frequencies = torch.arange(64, device="cuda") % 3, torch.rand(64, device="cuda")
     best, found = torch.empty(batch, CANDIDATES, device="cuda"), torch.empty(batch * shape.vocabulary, device="cuda")
     best_ids = torch.empty(batch, CANDIDATES, device="cuda", dtype=torch.int64)
+    chosen, places = ids.long().cpu().pin_memory(), -1 - torch.arange(batch, device="cuda", dtype=torch.int32)
+    likeliest, sampled = equal_draws(batch, 0), equal_draws(batch, 0.7, 20, 0.8, 0.5)
+
+    def top(draws: torch.Tensor) -> None:
+        ends.call("top_logits", best, best_ids, chosen, found, logits, draws, batch, shape.vocabulary, CANDIDATES)
+
     work = {
-        "most likely tokens": lambda: ends.call("top_logits", best, best_ids, found, logits, batch, shape.vocabulary,
-                                                 CANDIDATES),
+        "most likely tokens": lambda: top(likeliest),
+        "most likely tokens, one drawn": lambda: top(sampled),
         "torch.topk": lambda: logits.topk(CANDIDATES, dim=1),
-        "inputs": lambda: ends.inputs(ids, table, positions, axes, frequencies)}
+        "inputs": lambda: ends.inputs(ids, chosen, table, positions, axes, frequencies),
+        "inputs, ids on the host": lambda: ends.inputs(places, chosen, table, positions, axes, frequencies)}
     times = {name: milliseconds(graph_of(lambda call=call: [call() for _ in range(REPEATS)]), 7) / REPEATS * 1e3
              for name, call in work.items()}
     return times | {"floor of the most likely tokens": logits.nbytes / read_bandwidth * 1e6}
