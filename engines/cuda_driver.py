@@ -34,9 +34,11 @@ FUNCTIONS = {
     "cuMemcpyDtoHAsync_v2": [c_void_p, c_uint64, c_size_t, c_void_p], "cuMemcpy2DAsync_v2": [c_void_p, c_void_p],
     "cuMemcpyDtoDAsync_v2": [c_uint64, c_uint64, c_size_t, c_void_p], "cuIpcGetMemHandle": [c_void_p, c_uint64],
     "cuIpcOpenMemHandle_v2": [c_void_p, _IpcHandle, c_uint], "cuIpcCloseMemHandle": [c_uint64],
-    "cuStreamCreate": [c_void_p, c_uint], "cuStreamDestroy_v2": [c_void_p], "cuStreamSynchronize": [c_void_p]}
+    "cuStreamCreate": [c_void_p, c_uint], "cuStreamDestroy_v2": [c_void_p], "cuStreamSynchronize": [c_void_p],
+    "cuEventCreate": [c_void_p, c_uint], "cuEventRecord": [c_void_p, c_void_p], "cuEventSynchronize": [c_void_p]}
 DEVICE = 2  # CUmemorytype
 LAZY_PEER_ACCESS = 1  # CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS, the only flag there is
+DISABLE_TIMING = 2  # CU_EVENT_DISABLE_TIMING
 
 
 class _Copy2D(ctypes.Structure):
@@ -97,6 +99,19 @@ class Gpu:
     def synchronise(self, stream: int) -> None:
         """Wait until the stream has done all its work."""
         self._in_context("cuStreamSynchronize", stream)
+
+    def create_event(self) -> int:
+        event = c_void_p()
+        self._in_context("cuEventCreate", byref(event), DISABLE_TIMING)
+        return event.value
+
+    def record(self, event: int, stream: int) -> None:
+        """Make the event stand for all that the stream has been given until now."""
+        self._in_context("cuEventRecord", event, stream)
+
+    def wait_for(self, event: int) -> None:
+        """Wait until what the event stands for is done; an event that was never recorded stands for nothing."""
+        self._in_context("cuEventSynchronize", event)
 
     def allocate(self, size: int) -> int:
         """Address of `size` bytes."""

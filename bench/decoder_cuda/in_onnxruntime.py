@@ -24,6 +24,7 @@ import onnxruntime
 import torch
 
 from engines.onnxruntime.cuda_decoder_graph import use_decoder_kernels
+from engines.onnxruntime.cuda_record import CHOSEN_BEFORE, DRAW_NUMBERS, DRAWS
 from export.build_folder import BuildFolder
 from export.graph import OPSET
 from plugins.decoder_kernels.onnx_functions import decoder_functions
@@ -31,7 +32,8 @@ from qwen3vl.config import ModelConfig, TextConfig
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 DTYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(bfloat16)": torch.bfloat16}
-ONNX_TYPES = {torch.float32: 1, torch.int32: 6, torch.float16: 10, torch.bfloat16: 16}
+ONNX_TYPES = {torch.float32: 1, torch.int32: 6, torch.int64: 7, torch.float16: 10, torch.float64: 11,
+              torch.bfloat16: 16}
 LARGEST_ERROR = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}  # of all logits together
 
 
@@ -42,6 +44,7 @@ class BoundDecoder:
         self.session, self.text, self.device = session, text, device
         types = {x.name: DTYPES.get(x.type) for x in session.get_inputs()}
         self.dtype, self.rows_dtype = types["past_key.0"], types["visual_rows"]
+        self.draws = DRAWS in types
         shape = (slots, text.num_key_value_heads, capacity, text.head_dim)
         self.cache = {f"{part}.{layer}": torch.zeros(shape, dtype=self.dtype, device=device)
                       for layer in range(text.num_hidden_layers) for part in ("key", "value")}
@@ -56,6 +59,9 @@ class BoundDecoder:
         self.logits = torch.full((batch * count, self.text.vocab_size), torch.nan, device=self.device)
         inputs = {"token_ids": token_ids, "position_ids": position_ids, "total_lengths": total_lengths,
                   "max_total_length": longest, "logit_rows": wanted, "visual_rows": rows}
+        if self.draws:
+            inputs |= {CHOSEN_BEFORE: torch.zeros(1, dtype=torch.int64, device=self.device), DRAWS: torch.zeros(
+                (batch * count, DRAW_NUMBERS), dtype=torch.float64, device=self.device)}
         parts = {name: tensor[slots] for name, tensor in self.cache.items()}
         self.bound, self.binding = (inputs, parts), self.session.io_binding()
         for name, tensor in inputs.items():

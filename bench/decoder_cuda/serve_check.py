@@ -6,8 +6,8 @@ Makes a checkpoint of random weights with the shapes of Qwen3-VL-30B-A3B but few
 the kernels and with ONNX Runtime's own operators, and compares each with the project's torch modules in float32: logits
 of prompts with images, whole and in chunks, of steps beside others, with CUDA graphs and without; answers of many
 requests at once; then Triton serves it. What torch itself is off by in the engine's precision is the measure: three
-times that is allowed. Each check stands alone: one that fails does not keep the others from running. What hangs is cut
-after `--limit` seconds, and says where it was.
+times that is allowed. Steps that run ahead have to choose the tokens of steps that do not. Each check stands alone: one
+that fails does not keep the others from running. What hangs is cut after `--limit` seconds, and says where it was.
 
 `--device cpu` goes the same way with the bundled model in float32 and the operators' ONNX functions, without Triton.
 """
@@ -43,6 +43,7 @@ from export.precision import MIXED
 from plugins.decoder_kernels.onnx_functions import decoder_functions
 from qwen3vl.processor import Processor
 from triton_repo.compose import compose
+from triton_repo.endpoints import Endpoints
 from triton_repo.repository import Options
 from triton_repo.server import TritonServer
 
@@ -52,7 +53,8 @@ CHUNK = 48
 def through_triton(build: Path) -> str:
     build_engines(build, "cuda", ["vision_encoder"])
     compose(build, Options(slots=SLOTS), {"total_tokens": LIMITS.total_tokens, "prompt_tokens": LIMITS.prompt_tokens})
-    with TritonServer(build, log=build / "tritonserver.log") as server:
+    free_ports = Endpoints(http=0, grpc=0, metrics=0)
+    with TritonServer(build, endpoints=free_ports, log=build / "tritonserver.log") as server:
         began = time.monotonic()
         server.wait_ready(120)
         ready, chat = time.monotonic() - began, VisionChat(f"127.0.0.1:{server.endpoints.grpc}", timeout=60)
@@ -130,6 +132,8 @@ def main(argv: list[str] | None = None) -> int:
         check(f"{side}: whole prompts, steps without graphs", lambda checks=checks: checks.logits(4096, False))
         check(f"{side}: chunks of {CHUNK}, steps as graphs", lambda checks=checks: checks.logits(CHUNK, True))
         check(f"{side}: answers", lambda checks=checks: checks.answers())
+        if with_kernels:
+            check(f"{side}: steps ahead", lambda checks=checks: checks.ahead())
         check(f"{side}: time of steps", lambda checks=checks: checks.times())
         if on_gpu:
             check(f"{side}: through Triton", lambda: through_triton(build))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.decoder_cuda.ahead_check import check_ahead
 from bench.decoder_cuda.checks import require
 from bench.decoder_cuda.serve_reference import STEP_TOKENS, STEPS, Prompt, Reference, relative
 from engines.batching.batcher import Batcher
@@ -69,6 +70,10 @@ class Checks:
         require(worst <= ALLOWED_NOISE * noise, f"off by {worst:.2e}, torch by {noise:.2e}")
         return f"off by {worst:.1e}, torch in this precision by {noise:.1e}"
 
+    def ahead(self) -> str:
+        decoder = CudaDecoder(self._engines, SLOTS, LIMITS.total_tokens, self._device)
+        return check_ahead(decoder, [prompt.request for prompt in self._prompts])
+
     def times(self) -> str:
         """Wall time of steps, greedy choice included, beside a cache of 1000 tokens each: medians."""
         decoder, found = CudaDecoder(self._engines, SLOTS, LIMITS.total_tokens, self._device), []
@@ -76,8 +81,7 @@ class Checks:
             seconds, lengths = [], np.full(count, 1001, np.int32)
             for _ in range(20):
                 began = time.perf_counter()
-                rows = decoder.decode_rows(np.arange(count, dtype=np.int32), lengths - 1, lengths)
-                for row in rows:
+                for row in decoder.begin_step(np.arange(count, dtype=np.int32), lengths - 1, lengths).rows():
                     row.likeliest()
                 seconds.append(time.perf_counter() - began)
             found.append(f"{count}: {np.median(seconds) * 1e3:.2f} ms")

@@ -2,9 +2,10 @@
 
     python -m bench.decoder_cuda.step_profile BUILD --output out.json
 
-Steps run as the server runs them, first timed by the host's clock, then recorded by CUPTI (torch's profiler), which
-slows the host, not the GPU. The host's part is the wall time beyond the GPU's span. BUILD needs the
-decoder's engine, for the target `cuda`; `python -m bench.gpu_serving.build BUILD --no-vision` makes one.
+Steps are timed by the host's clock, as the server runs them and one by one, each begun when the one before is read.
+Those one by one are then recorded by CUPTI (torch's profiler), which slows the host, not the GPU. The host's part is
+the wall time beyond the GPU's span. BUILD needs the decoder's engine, for the target `cuda`; `python -m
+bench.gpu_serving.build BUILD --no-vision` makes one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from bench.decoder_cuda.peer_engine import Timed
+from bench.decoder_cuda.peer_figures import median_milliseconds
 from bench.decoder_cuda.step_timeline import Interval, shares, span, steps_of
 from bench.environment import describe_machine
 from bench.gpu_serving.gpu import describe_gpu
@@ -45,10 +47,12 @@ def recorded(step: Callable[[], None]) -> list[list[Interval]]:
 
 def profiled(timed: Timed, batch: int, past: int) -> dict[str, object]:
     """Microseconds of a step, of the GPU's part, and of each kernel's share of that."""
-    wall = 1e3 * timed.step_milliseconds(batch, past)
-    steps = recorded(timed.step(batch, past))
+    step = timed.step(batch, past)
+    wall = {"wall_us": 1e3 * timed.step_milliseconds(batch, past),
+            "one_by_one_us": 1e3 * median_milliseconds(step, timed.repeats)}
+    steps = recorded(step)
     spans = sorted(map(span, steps))
-    return {"wall_us": wall, "gpu_us": spans[len(spans) // 2], "kernels": shares(steps)}
+    return {**wall, "gpu_us": spans[len(spans) // 2], "kernels": shares(steps)}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -66,7 +70,8 @@ def main(argv: list[str] | None = None) -> None:
     for batch in args.batches:
         found = report[f"batch_{batch}"] = profiled(timed, batch, args.past)
         args.output.write_text(json.dumps(report, indent=1) + "\n")
-        print(f"step of {batch}: {found['wall_us']:.0f} us, the GPU's part {found['gpu_us']:.0f}")
+        print(f"step of {batch}: {found['wall_us']:.0f} us, one by one {found['one_by_one_us']:.0f}, the GPU's part "
+              f"{found['gpu_us']:.0f}")
         for name, share in found["kernels"].items():
             print(f"{share['us']:12.1f} us  x {share['count']:3g}  {name}", flush=True)
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from engines.batching.admission import require_room, require_valid, shutting_down
 from engines.batching.answer import Answer
-from engines.batching.logit_row import HostRow, LogitRow
+from engines.batching.decode_steps import DecodeSteps
+from engines.batching.logit_row import HostRow
 from engines.batching.prefill import Chunk, PrefillScheduler, PrefillSettings
 from engines.batching.request import BatcherStats, GenerationRequest, OnOutput, Ticket
 from engines.batching.sequence import Sequence
@@ -30,7 +31,8 @@ class Batcher:
     """Serves requests together; new ones join and finished or cancelled ones leave between decoder steps.
 
     Each turn of the loop processes chunks of prompts, as many as `PrefillScheduler` allows, then takes one decode step
-    for all running requests, which `Slots` keeps in the first slots of the cache.
+    for all running requests, which `Slots` keeps in the first slots of the cache. While no prompt can be processed the
+    next step may begin before that, see `DecodeSteps`.
 
     Args:
         engine_dir: the `engines/` folder of a build; the tokenizer is in `processor/` beside it.
@@ -107,6 +109,7 @@ class Batcher:
             opened.set_exception(error)
             return
         self._slots: Slots[Sequence] = Slots(self.decoder.slots, self.decoder.move_slot)
+        self._steps = DecodeSteps(self.decoder)
         opened.set_result(self.decoder)
         self._loop()
 
@@ -120,10 +123,13 @@ class Batcher:
                     break
             try:
                 self._drop_cancelled()
+                if self._steps.is_ahead and self._has_prompt():
+                    step_seconds = self._decode()  # or chunks would wait for that step, and seem to take as long
                 self._prefill(step_seconds)
                 step_seconds = self._decode()
             except Exception as error:
                 log.exception("a decoder step failed")
+                self._steps = DecodeSteps(self.decoder)
                 self._fail(Qwen3VLError(f"the decoder failed: {error}"))
         self._fail(shutting_down(), queued=True)
 
@@ -140,7 +146,7 @@ class Batcher:
             with self._changed:
                 self._scheduler.ran(chunk, time.perf_counter() - began)
             if not sequence.remaining:
-                self._start_decoding(sequence, HostRow(logits[0]))
+                self._start_decoding(sequence, logits[0])
 
     def _next_chunk(self) -> Chunk[Sequence] | None:
         with self._changed:
@@ -160,30 +166,32 @@ class Batcher:
         self._count(prompt_tokens=chunk.tokens)
         return logits
 
-    def _start_decoding(self, sequence: Sequence, logits: LogitRow) -> None:
+    def _has_prompt(self) -> bool:
+        """Whether a prompt could be processed now."""
+        with self._changed:
+            return self._scheduler.has_next(len(self._slots.running))
+
+    def _start_decoding(self, sequence: Sequence, logits: np.ndarray) -> None:
         with self._changed:
             self._slots.start(sequence, self._scheduler.started)
             self._scheduler.remove(sequence)
         self._count(generated_tokens=1)
-        self._accept(sequence, logits)
+        self._accept(sequence, sequence.sampler.choose(HostRow(logits)))
 
     def _decode(self) -> float:
         """One token more for all running requests. Returns the seconds that it took, 0 if there are none."""
-        running, began = list(self._slots.running), time.perf_counter()
-        if not running:
+        if not self._slots.running:
+            self._steps.forget()
             return 0.0
-        tokens, positions, lengths = (np.array(values, np.int32) for values in zip(
-            *((s.last_token, s.next_position, s.cached + 1) for s in running), strict=True))
-        rows = self.decoder.decode_rows(tokens, positions, lengths)
-        self._count(decode_steps=1, generated_tokens=len(running))
-        for sequence in running:  # All of them first: one that leaves moves another, with all that it has cached.
-            sequence.cached += 1
-        for sequence, row in zip(running, rows, strict=True):
-            self._accept(sequence, row)
-        return time.perf_counter() - began
+        taken = self._steps.take(self._slots.running, ahead=not self._has_prompt())
+        began = time.perf_counter()
+        self._count(decode_steps=1, generated_tokens=len(taken.tokens))
+        for sequence, token in taken.tokens:
+            self._accept(sequence, token)
+        return taken.seconds if self._steps.is_ahead else taken.seconds + time.perf_counter() - began
 
-    def _accept(self, sequence: Sequence, logits: LogitRow) -> None:
-        reason = sequence.accept(logits)
+    def _accept(self, sequence: Sequence, token: int) -> None:
+        reason = sequence.accept(token)
         if reason:
             with self._changed:
                 self._slots.leave(sequence)

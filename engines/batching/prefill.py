@@ -120,6 +120,10 @@ class PrefillScheduler(Generic[P]):
             self.started.append(prompt)
         return Chunk(prompt, tokens)
 
+    def has_next(self, running: int) -> bool:
+        """Whether a turn that begins now would have a chunk, with so many running streams."""
+        return self._pick(running) is not None
+
     def ran(self, chunk: Chunk[P], seconds: float) -> None:
         """A chunk was processed, in so much time. To be told before its prompt is removed."""
         self._time.observe(chunk.tokens, seconds)

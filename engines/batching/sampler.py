@@ -47,6 +47,24 @@ class Sampler:
             self._seen[token] = True
         return token
 
+    def draw(self, candidates: int) -> tuple[float, float, float, float] | None:
+        """What a decoder takes to choose the next token itself, instead of a call of `choose` or `sample`.
+
+        Args:
+            candidates: the largest top_k that it can do this for, 0 if it cannot at all.
+
+        Returns:
+            temperature, top_k, top_p and a random number from 0 to 1; None where the choice is the sampler's.
+        """
+        params = self.params
+        if self._seen is not None or not candidates:
+            return None
+        if params.temperature == 0:
+            return 0.0, 0.0, 1.0, 0.0
+        if not 1 <= params.top_k <= candidates:
+            return None
+        return params.temperature, params.top_k, params.top_p, self._random.random()
+
     def choose(self, row: LogitRow) -> int:
         """As `sample`, reading no more logits than the choice takes."""
         params = self.params

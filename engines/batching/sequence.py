@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from engines.batching.answer import Answer
-from engines.batching.logit_row import LogitRow
 from engines.batching.sampler import Sampler
 
 
@@ -13,14 +12,15 @@ class Sequence:
     Attributes:
         answer: what was generated, and how it is sent.
         slot: where its keys and values are in the cache.
-        cached: tokens in the cache.
-        last_token: the newest token, not yet in the cache once the prompt is.
+        cached: tokens in the cache, once all steps that have begun are computed.
+        last_token: the newest token that is known.
+        sampler: how its tokens are chosen.
     """
 
     def __init__(self, answer: Answer, vocab_size: int):
         self.answer, self.request, self.ticket = answer, answer.request, answer.ticket
         self.slot, self.cached, self.last_token = -1, 0, -1
-        self._sampler = Sampler(self.request.sampling, self.request.token_ids, vocab_size)
+        self.sampler = Sampler(self.request.sampling, self.request.token_ids, vocab_size)
 
     @property
     def remaining(self) -> int:
@@ -32,7 +32,11 @@ class Sequence:
         """M-RoPE position of the token that goes into the cache next, once the prompt is there."""
         return self.cached + self.request.rope_delta
 
-    def accept(self, logits: LogitRow) -> str:
-        """Choose the next token and send what can be shown. Returns the finish reason, "" while there is more."""
-        self.last_token = self._sampler.choose(logits)
-        return self.answer.accept(self.last_token)
+    def ends_with_next(self) -> bool:
+        """Whether the next token is the last one in any case."""
+        return self.answer.generated + 1 >= self.answer.max_tokens
+
+    def accept(self, token: int) -> str:
+        """Take the next token and send what can be shown. Returns the finish reason, "" while there is more."""
+        self.last_token = token
+        return self.answer.accept(token)

@@ -34,8 +34,9 @@ INT8_MULTIPLES = {"N": 16, "K": 64}
 def use_decoder_kernels(model: ir.Model) -> int:
     """Rewrite the exported decoder in place. Returns how many layers it has.
 
-    Inputs and outputs stay as they are, but `visual_rows` is float32 whatever the activations are, and the most likely
-    tokens are put out too (`put_out_candidates`).
+    Inputs and outputs stay as they are, but `visual_rows` is float32 whatever the activations are, tokens may be those
+    that an earlier step chose (`use_input_kernels`), and the most likely tokens are put out too, and which of them is
+    chosen (`put_out_candidates`).
 
     Weights of 4 bits stay so, and those of 8 bits of the output projection.
 

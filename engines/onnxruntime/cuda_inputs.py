@@ -8,16 +8,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engines.onnxruntime.cuda_record import DRAW_NUMBERS, DRAWS
 from engines.onnxruntime.device_memory import DeviceMemory
 from engines.visual_rows import VisualRows
 
-# Each array begins at a multiple of so many int32: kernels read 16 bytes at a time.
-ALIGNMENT = 64
-LEAST_INTEGERS = 4096
+INT32, FLOAT64 = np.dtype(np.int32), np.dtype(np.float64)
+# Each array begins at a multiple of so many bytes: kernels read 16 at a time.
+ALIGNMENT = 256
+LEAST_BYTES = 16384
+
+
+@dataclass(frozen=True)
+class DeviceArray:
+    """An array in a device's memory."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    address: int
 
 
 def _layout(sizes: Mapping[str, int]) -> tuple[dict[str, slice], int]:
-    """Where arrays of so many int32 lie in one block, and how many the block has."""
+    """Where arrays of so many bytes lie in one block, and how many the block has."""
     places, end = {}, 0
     for name, size in sizes.items():
         places[name] = slice(end, end + size)
@@ -25,64 +36,69 @@ def _layout(sizes: Mapping[str, int]) -> tuple[dict[str, slice], int]:
     return places, end
 
 
-class ChunkIntegers:
-    """int32 arrays of one chunk, in one block, so that they take one copy."""
+class ChunkArrays:
+    """Arrays of one chunk, in one block, so that they take one copy."""
 
     def __init__(self, memory: DeviceMemory):
         self._memory, self._size, self._address = memory, 0, 0
 
-    def place(self, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
-        """Copy arrays to the device. Returns the address of each."""
-        places, end = _layout({name: array.size for name, array in arrays.items()})
+    def place(self, arrays: Mapping[str, np.ndarray]) -> dict[str, DeviceArray]:
+        """Copy arrays to the device. Returns where each is."""
+        places, end = _layout({name: array.nbytes for name, array in arrays.items()})
         self._reserve(end)
         for name, array in arrays.items():
-            self._host[places[name]] = array.ravel()
+            self._host[places[name]].view(array.dtype)[:] = array.ravel()
         self._memory.upload(self._address, self._host[:end])
-        return {name: self._address + 4 * place.start for name, place in places.items()}
+        return {name: DeviceArray(arrays[name].dtype, arrays[name].shape, self._address + place.start)
+                for name, place in places.items()}
 
     def _reserve(self, size: int) -> None:
         if size <= self._size:
             return
         if self._address:
             self._memory.free(self._address)
-        self._size = max(LEAST_INTEGERS, 1 << (size - 1).bit_length())  # host arrays stay: grow seldom
-        self._host = self._memory.host_array((self._size,), np.int32)
-        self._address = self._memory.allocate(4 * self._size)
+        self._size = max(LEAST_BYTES, 1 << (size - 1).bit_length())  # host arrays stay: grow seldom
+        self._host = self._memory.host_array((self._size,), np.uint8)
+        self._address = self._memory.allocate(self._size)
 
 
-class StepIntegers:
-    """int32 inputs of decode steps of `size` sequences, always at the same addresses, so that they take one copy.
+class StepArrays:
+    """Inputs of decode steps of `size` sequences, always at the same addresses, so that they take one copy.
 
     Attributes:
-        shapes: of each input, by its name.
-        addresses: where it is on the device.
+        arrays: where each input is, by its name.
     """
 
     def __init__(self, memory: DeviceMemory, size: int):
         self._memory = memory
-        self.shapes = {"token_ids": (size, 1), "position_ids": (3, size, 1), "total_lengths": (size,),
-                       "logit_rows": (size,)}
-        places, end = _layout({name: math.prod(shape) for name, shape in self.shapes.items()})
-        self._host = memory.host_array((end,), np.int32)
-        self._address = memory.allocate(self._host.nbytes)
-        self.addresses = {name: self._address + 4 * place.start for name, place in places.items()}
-        self._ids, self._positions, self._lengths, rows = (self._host[place] for place in places.values())
-        self._positions = self._positions.reshape(3, size)
+        kinds = {"token_ids": (INT32, (size, 1)), "position_ids": (INT32, (3, size, 1)),
+                 "total_lengths": (INT32, (size,)), "logit_rows": (INT32, (size,)),
+                 DRAWS: (FLOAT64, (size, DRAW_NUMBERS))}
+        places, end = _layout({name: dtype.itemsize * math.prod(shape) for name, (dtype, shape) in kinds.items()})
+        self._host = memory.host_array((end,), np.uint8)
+        self._address = memory.allocate(end)
+        self.arrays = {name: DeviceArray(*kinds[name], self._address + place.start) for name, place in places.items()}
+        on_host = (self._host[place].view(kinds[name][0]) for name, place in places.items())
+        self._ids, self._positions, self._lengths, rows, self._draws = on_host
+        self._positions, self._draws = self._positions.reshape(3, size), self._draws.reshape(size, DRAW_NUMBERS)
         rows[:] = np.arange(size)
+        self._draws[:] = 0
 
     def place(self, token_ids: np.ndarray, positions: np.ndarray, total_lengths: np.ndarray,
-              lengths_behind: np.ndarray) -> None:
+              lengths_behind: np.ndarray, draws: np.ndarray | None) -> None:
         """Copy a step's inputs to the device.
 
         Args:
             token_ids, positions, total_lengths: [count], of sequences that have one more token.
             lengths_behind: [size - count], total lengths of the rows behind those, which are computed for nobody.
+            draws: [count, 4]; None for the likeliest tokens.
         """
         count = len(token_ids)
         for place, values in ((self._ids, token_ids), (self._positions, positions)):
             place[..., :count] = values
             place[..., count:] = 0
         self._lengths[:count], self._lengths[count:] = total_lengths, lengths_behind
+        self._draws[:count] = 0 if draws is None else draws
         self._memory.upload(self._address, self._host)
 
 

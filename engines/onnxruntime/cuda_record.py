@@ -16,9 +16,13 @@ LIBRARY_FILE = "libdecoder_operators.so"
 CANDIDATES_FOLDER = "candidates"
 # Tokens found for each sequence; requests with a larger top_k, or none, read all logits.
 CANDIDATES = 64
-# Names of outputs: of the K largest logits, and of their ids.
-BEST, IDS = "best", "ids"
-FORMAT = 2
+# Names of outputs: of the K largest logits, of their ids, and of the token that is chosen of them.
+BEST, IDS, CHOSEN = "best", "ids", "chosen"
+# Names of inputs: of how to choose, and of what the step before chose.
+DRAWS, CHOSEN_BEFORE = "draws", "chosen_before"
+# Numbers of a row of draws: temperature, top_k, top_p and a random number from 0 to 1.
+DRAW_NUMBERS = 4
+FORMAT = 3
 # Element types by ONNX's numbers, and their bytes.
 ELEMENT_TYPES = {"fp32": (1, 4), "fp16": (10, 2), "bf16": (16, 2)}
 # What an engine takes beside weights, cache and tables: CUDA's context and libraries, activations of a chunk of 2048

@@ -54,24 +54,29 @@ def load_cuda_engine(folder: Path, provider_options: dict[str, str] | None = Non
     return session
 
 
-def load_on(device: str, folder: Path) -> onnxruntime.InferenceSession:
-    """Load an engine of a decoder on "cuda" or "cpu". Errors as in `load_cuda_engine`."""
+def load_on(device: str, folder: Path, provider_options: dict[str, str] | None = None) -> onnxruntime.InferenceSession:
+    """Load an engine of a decoder on "cuda" or "cpu". Options and errors as in `load_cuda_engine`."""
     if device == "cpu":
         return load_session(folder / ENGINE_FILE, session_options())
-    return load_cuda_engine(folder, options=_decoder_options())
+    return load_cuda_engine(folder, provider_options, _decoder_options())
 
 
-def load_decoder_session(folder: Path, device: str, *, graphs: bool = True) -> onnxruntime.InferenceSession:
+def load_decoder_session(folder: Path, device: str, stream: int | None = None, *,
+                         graphs: bool = True) -> onnxruntime.InferenceSession:
     """Load a decoder's engine for a GPU on "cuda", with CUDA graphs where ONNX Runtime can capture it, or on "cpu".
+
+    Args:
+        stream: what "cuda" computes on; by default one of the session's own.
 
     Errors as in `load_cuda_engine`.
     """
+    on_stream = {} if stream is None else {"has_user_compute_stream": "1", "user_compute_stream": str(stream)}
     if device == "cpu" or not graphs:
-        return load_on(device, folder)
+        return load_on(device, folder, on_stream)
     try:
-        return load_cuda_engine(folder, {"enable_cuda_graph": "1"}, _decoder_options())
+        return load_on(device, folder, {**on_stream, "enable_cuda_graph": "1"})
     except ArtifactError as error:
-        session = load_on(device, folder)
+        session = load_on(device, folder, on_stream)
         log.warning("the decoder runs without CUDA graphs, so its steps take longer: %s", error)
         return session
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from engines.batching.logit_row import HostRow
+from engines.batching.step import FinishedStep
 from engines.description import EngineDescription
 from engines.onnxruntime.session import load_engine, session_options
 
@@ -29,6 +30,8 @@ class Decoder:
         capacity: tokens that fit one slot.
         threads: compute threads; by default one for each core.
     """
+
+    runs_ahead, candidates = False, 0
 
     def __init__(self, engine_dir: Path, slots: int, capacity: int, threads: int | None = None):
         self.config = EngineDescription.load(engine_dir).config
@@ -83,9 +86,16 @@ class Decoder:
         return self._run((0, count), token_ids[:, None], position_ids, self._no_rows, total_lengths,
                          np.arange(count, dtype=np.int32))
 
-    def decode_rows(self, token_ids: np.ndarray, positions: np.ndarray, total_lengths: np.ndarray) -> list[HostRow]:
-        """As `decode`, each sequence's logits by themselves."""
-        return [HostRow(row) for row in self.decode(token_ids, positions, total_lengths)]
+    def begin_step(self, token_ids: np.ndarray, positions: np.ndarray, total_lengths: np.ndarray,
+                   draws: np.ndarray | None = None) -> FinishedStep:
+        """As `decode`, for decoders that compute while whoever runs them goes on; this one does not.
+
+        Args:
+            token_ids: where the decoder runs ahead, -1 - i is for the token that the step before chooses in row i.
+            draws: how it chooses, float64 [B, 4]: temperature, top_k, top_p, and a random number from 0 to 1; top_k
+                from 1 to `candidates` where the temperature is not 0. None for the likeliest tokens.
+        """
+        return FinishedStep([HostRow(row) for row in self.decode(token_ids, positions, total_lengths)])
 
     def move_slot(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of one slot to another."""

@@ -13,7 +13,7 @@ from engines.cuda_driver import Gpu
 class DeviceMemory(Protocol):
     """Addresses and copies, for any number of threads.
 
-    Everything is done when a method returns, but for `copy` and `copy_rows`: `finish` waits for these.
+    Everything is done when a method returns, but for `copy`: `finish` waits for that.
 
     Attributes:
         device: ONNX Runtime's name of the device that the addresses belong to.
@@ -40,9 +40,6 @@ class DeviceMemory(Protocol):
 
     def copy(self, target: int, source: int, size: int) -> None:
         """Copy bytes within this memory."""
-
-    def copy_rows(self, target: int, source: int, width: int, pitch: int, rows: int) -> None:
-        """Copy `rows` times `width` bytes, each `pitch` bytes behind the one before."""
 
     def finish(self) -> None:
         """Wait until all copies are done."""
@@ -80,9 +77,6 @@ class GpuMemory:
     def copy(self, target: int, source: int, size: int) -> None:
         self._gpu.copy(target, source, size, self._stream)
 
-    def copy_rows(self, target: int, source: int, width: int, pitch: int, rows: int) -> None:
-        self._gpu.copy_rows(target, source, width, pitch, rows, self._stream)
-
     def finish(self) -> None:
         self._gpu.synchronise(self._stream)
 
@@ -114,10 +108,6 @@ class HostMemory:
 
     def copy(self, target: int, source: int, size: int) -> None:
         ctypes.memmove(target, source, size)
-
-    def copy_rows(self, target: int, source: int, width: int, pitch: int, rows: int) -> None:
-        for row in range(rows):
-            ctypes.memmove(target + row * pitch, source + row * pitch, width)
 
     def finish(self) -> None:
         """Nothing is ever under way."""

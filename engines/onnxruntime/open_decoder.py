@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from engines.batching.logit_row import LogitRow
+from engines.batching.step import BegunStep
 from engines.onnxruntime.cuda_record import RECORD_FILE
 from qwen3vl.config import ModelConfig
 
 
 class StepDecoder(Protocol):
-    """What the batcher needs of it; `engines.onnxruntime.decoder.Decoder` says what each does."""
+    """What the batcher needs of it; `engines.onnxruntime.decoder.Decoder` says what each does.
+
+    Attributes:
+        slots: sequences that fit the cache.
+        capacity: tokens that fit one slot.
+        runs_ahead: whether `begin_step` returns before the step is computed, and takes tokens that are not known yet.
+        candidates: the largest top_k by which a step chooses tokens; 0 where it does not.
+    """
 
     config: ModelConfig
     slots: int
     capacity: int
+    runs_ahead: bool
+    candidates: int
 
     def prefill(self, slot: int, token_ids: np.ndarray, position_ids: np.ndarray, visual_rows: np.ndarray,
                 start: int, logit_rows: np.ndarray) -> np.ndarray: ...
 
     def decode(self, token_ids: np.ndarray, positions: np.ndarray, total_lengths: np.ndarray) -> np.ndarray: ...
 
-    def decode_rows(self, token_ids: np.ndarray, positions: np.ndarray,
-                    total_lengths: np.ndarray) -> Sequence[LogitRow]: ...
+    def begin_step(self, token_ids: np.ndarray, positions: np.ndarray, total_lengths: np.ndarray,
+                   draws: np.ndarray | None = None) -> BegunStep: ...
 
     def move_slot(self, source: int, target: int, length: int) -> None: ...
 

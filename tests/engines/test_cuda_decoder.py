@@ -20,7 +20,7 @@ from engines.builder import build_engines
 from engines.description import EngineDescription
 from engines.onnxruntime import cuda_decoder_build
 from engines.onnxruntime.cuda_build import CudaBuildOptions
-from engines.onnxruntime.cuda_decoder import CANDIDATES_FROM, CudaDecoder, step_sizes
+from engines.onnxruntime.cuda_decoder import CudaDecoder
 from engines.onnxruntime.cuda_decoder_build import write_cuda_decoder
 from engines.onnxruntime.cuda_inputs import VisualTables
 from engines.onnxruntime.cuda_memory import require_fit
@@ -31,6 +31,7 @@ from engines.onnxruntime.cuda_record import (
     RECORD_FILE,
     CudaDecoderRecord,
 )
+from engines.onnxruntime.cuda_steps import CANDIDATES_FROM, step_sizes
 from engines.onnxruntime.decoder import Decoder
 from engines.onnxruntime.device_memory import HostMemory
 from engines.onnxruntime.open_decoder import open_decoder
@@ -133,7 +134,7 @@ def test_rows_of_a_step_and_the_best_of_them_are_those_of_all_logits(decoder, bu
     for count in (1, 4, 5):
         arguments = np.arange(20, 20 + count, dtype=np.int32), lengths[:count] - 1, lengths[:count]
         logits = decoder.decode(*arguments).copy()
-        rows = decoder.decode_rows(*arguments)
+        rows = decoder.begin_step(*arguments).rows()
         assert len(rows) == count and (rows[0].best(1) is not None) is (count >= found_from)
         for row, expected in zip(rows, logits, strict=True):
             np.testing.assert_array_equal(row.all(), expected)
@@ -143,7 +144,7 @@ def test_rows_of_a_step_and_the_best_of_them_are_those_of_all_logits(decoder, bu
                 np.testing.assert_array_equal(ids, np.argsort(-expected, kind="stable")[:wanted])
                 np.testing.assert_array_equal(best, expected[ids])
             assert row.best(CANDIDATES + 1) is None
-    rows = decoder.decode_rows(*arguments)
+    rows = decoder.begin_step(*arguments).rows()
     assert rows[0].best(CANDIDATES + 1) is None and rows[0].best(2) is not None
 
 

@@ -11,7 +11,9 @@ import pytest
 from engines.builder import build_engines
 from engines.onnxruntime import cuda_decoder_graph
 from engines.onnxruntime.cuda_decoder_graph import use_decoder_kernels
+from engines.onnxruntime.cuda_record import CudaDecoderRecord
 from engines.onnxruntime.decoder import Decoder
+from engines.onnxruntime.open_decoder import open_decoder
 from engines.onnxruntime.session import ENGINE_FILE
 from engines.onnxruntime.vision_encoder import VisionEncoder
 from export.exporter import export
@@ -46,7 +48,9 @@ def with_decoder(build: Path, model: ir.Model, folder: Path) -> Path:
 def with_rewritten_decoder(build: Path, folder: Path) -> Path:
     model = rewritten(build)
     model.functions.update({function.identifier(): function for function in decoder_functions(OPSET)})
-    return with_decoder(build, model, folder)
+    engines = with_decoder(build, model, folder)
+    CudaDecoderRecord("fp32", None, weight_bytes=0, leading_rows=0).save(engines / "decoder")
+    return engines
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +82,7 @@ def logits_of(engine_dir: Path, prompt, cuts: list[int]) -> np.ndarray:
     """Of the prompt in chunks, then of three steps beside another sequence, whose logits are there too."""
     inputs, rows = prompt
     length = len(inputs.token_ids)
-    decoder = Decoder(engine_dir, slots=2, capacity=length + 8)
+    decoder = open_decoder(engine_dir, 2, length + 8, device="cpu")
     found = []
     for slot in (0, 1):
         for start, end in zip([0, *cuts], [*cuts, length], strict=True):
@@ -88,7 +92,7 @@ def logits_of(engine_dir: Path, prompt, cuts: list[int]) -> np.ndarray:
                     np.array([1], np.int32))
     for step in range(3):
         lengths = np.array([length + step + 1, 3 + step], np.int32)
-        found.append(decoder.decode(np.array([7 + step, 11], np.int32), lengths - 1, lengths))
+        found.append(decoder.decode(np.array([7 + step, 11], np.int32), lengths - 1, lengths).copy())
     return np.concatenate(found)
 
 
@@ -140,7 +144,7 @@ def test_a_layer_is_five_nodes_and_interface_and_weights_stay(random_build: Path
     once = dict.fromkeys(("StepInputs", "InputNorm", "WantedNorm", "RowLogits", "TopLogits"), 1)
     assert kinds == {**of_layers, "AddNorm": layers - 1, **once, "DeepstackAdd": 1 + levels}
     assert not {"MatMul", "MoE", "GroupQueryAttention", "SkipSimplifiedLayerNormalization", "Split"} & set(kinds)
-    for part, more in (("inputs", []), ("outputs", ["best", "ids"])):
+    for part, more in (("inputs", ["chosen_before", "draws"]), ("outputs", ["best", "ids", "chosen"])):
         old, new = ([(x.name, x.dtype, x.shape) for x in getattr(model.graph, part)] for model in (before, after))
         assert new[: len(old)] == old and [name for name, *_ in new[len(old) :]] == more
     sizes = [sum(x.const_value.nbytes for x in model.graph.initializers.values()) for model in (before, after)]

@@ -101,12 +101,12 @@ def compute_on_the_host() -> None:
     from engines.onnxruntime import cuda_decoder, cuda_session, vision_encoder
     from engines.onnxruntime.session import ENGINE_FILE, load_session, session_options
 
-    def on_host(device: str, folder: Path) -> onnxruntime.InferenceSession:
+    def on_host(device: str, folder: Path, provider_options: object = None) -> onnxruntime.InferenceSession:
         return load_session(folder / ENGINE_FILE, session_options(1))
 
     cuda_session.load_on = cuda_decoder.load_on = on_host
     vision_encoder.load_cuda_engine = lambda folder: on_host("cuda", folder)
-    cuda_decoder.load_decoder_session = lambda folder, device, graphs: on_host(device, folder)
+    cuda_decoder.load_decoder_session = lambda folder, device, stream, graphs: on_host(device, folder)
     for name in ("bind_input", "bind_output"):
         setattr(onnxruntime.IOBinding, name, _to_host(getattr(onnxruntime.IOBinding, name)))
 

@@ -64,6 +64,9 @@ int cuIpcCloseMemHandle(uint64_t address) { return let_go(at(address), 1); }
 int cuStreamCreate(void** stream, unsigned flags) { return *stream = malloc(1), SUCCESS; }
 int cuStreamDestroy_v2(void* stream) { return free(stream), SUCCESS; }
 int cuStreamSynchronize(void* stream) { return SUCCESS; }
+int cuEventCreate(void** event, unsigned flags) { return *event = malloc(1), SUCCESS; }
+int cuEventRecord(void* event, void* stream) { return SUCCESS; }
+int cuEventSynchronize(void* event) { return SUCCESS; }
 int cuPointerGetAttribute(uint64_t* value, int attribute, uint64_t address) {
   void* start = attribute == RANGE_START ? range_start(at(address)) : NULL;
   if (start != NULL) *value = (uintptr_t)start;
