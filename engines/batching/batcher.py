@@ -114,7 +114,7 @@ class Batcher:
         self._loop()
 
     def _loop(self) -> None:
-        step_seconds = 0.0
+        step_seconds = turn_seconds = 0.0
         while True:
             with self._changed:
                 while not (self._closed or self._scheduler.prompts or self._slots.running):
@@ -125,16 +125,18 @@ class Batcher:
                 self._drop_cancelled()
                 if self._steps.is_ahead and self._has_prompt():
                     step_seconds = self._decode()  # or chunks would wait for that step, and seem to take as long
-                self._prefill(step_seconds)
+                began = time.perf_counter()
+                self._prefill(step_seconds, turn_seconds)
                 step_seconds = self._decode()
+                turn_seconds = time.perf_counter() - began
             except Exception as error:
                 log.exception("a decoder step failed")
                 self._steps = DecodeSteps(self.decoder)
                 self._fail(Qwen3VLError(f"the decoder failed: {error}"))
         self._fail(shutting_down(), queued=True)
 
-    def _prefill(self, step_seconds: float) -> None:
-        self._scheduler.begin_turn(step_seconds)
+    def _prefill(self, step_seconds: float, turn_seconds: float) -> None:
+        self._scheduler.begin_turn(step_seconds, turn_seconds)
         while chunk := self._next_chunk():
             sequence, began = chunk.prompt, time.perf_counter()
             try:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from engines.batching.chunk_time import ChunkTime
+from engines.batching.overrun import Overrun
 from qwen3vl.errors import ArtifactError
 
 # While no stream waits for its next token, chunks may take this many times as long: longer ones cost less for each
@@ -64,9 +65,10 @@ class PrefillScheduler(Generic[P]):
     that was there when it came, whatever comes after it. Prompts of equal length never pass each other.
 
     Length: a turn, that is all chunks between two decode steps and the second of these, is to take `stall_seconds`,
-    going by what recent chunks and the last step took. But half of a turn at least is for what each token of a prompt
-    adds, not for the step and what every chunk costs: shorter chunks would stall streams little less, and cost prompts
-    much more. This half may bring the chunks up to `stall_seconds`, or to the length of the shortest one.
+    going by what recent chunks and the last step took, and by how much longer than that recent turns took
+    (`Overrun`), of which half of `stall_seconds` counts at most. But half of a turn at least is for what each token of
+    a prompt adds, not for the step and what every chunk costs: shorter chunks would stall streams little less, and cost
+    prompts much more. This half may bring the chunks up to `stall_seconds`, or to the length of the shortest one.
 
     Attributes:
         prompts: all that are not in the cache completely, the oldest first.
@@ -82,8 +84,10 @@ class PrefillScheduler(Generic[P]):
         self.started: list[P] = []
         self._settings, self._slots = settings, slots
         self._time = ChunkTime(first_tokens=settings.min_tokens)
+        self._overrun = Overrun()
         self._step = 0.0  # seconds of the last decode step
         self._turn = 0.0  # seconds of prefill since then
+        self._expected = 0.0  # of the turn's chunks
         self._passed = 0  # tokens of prompts that passed, less those of the oldest ones
 
     @property
@@ -100,9 +104,16 @@ class PrefillScheduler(Generic[P]):
         if prompt in self.started:
             self.started.remove(prompt)
 
-    def begin_turn(self, step_seconds: float) -> None:
-        """A decode step has been taken, in so much time; 0 if there was nothing to decode."""
-        self._step, self._turn = step_seconds, 0.0
+    def begin_turn(self, step_seconds: float, turn_seconds: float) -> None:
+        """A decode step has been taken.
+
+        Args:
+            step_seconds: its time; 0 if there was nothing to decode.
+            turn_seconds: of the turn that has ended, its chunks and all else.
+        """
+        if self._expected and step_seconds:
+            self._overrun.observe(self._expected + self._step, turn_seconds)
+        self._step, self._turn, self._expected = step_seconds, 0.0, 0.0
 
     def next_chunk(self, running: int) -> Chunk[P] | None:
         """What to process now; None if there is nothing, no slot for it, or no time in this turn.
@@ -118,6 +129,8 @@ class PrefillScheduler(Generic[P]):
             return None
         if prompt not in self.started:
             self.started.append(prompt)
+        if running:
+            self._expected += self._time.seconds(tokens)
         return Chunk(prompt, tokens)
 
     def has_next(self, running: int) -> bool:
@@ -161,4 +174,5 @@ class PrefillScheduler(Generic[P]):
         stall = self._settings.stall_seconds
         if not running:
             return ALONE * stall
-        return min(stall, max(stall - self._step, self._time.seconds(even)))
+        late = min(self._overrun.seconds, stall / 2)
+        return min(stall, max(stall - self._step - late, self._time.seconds(even)))
