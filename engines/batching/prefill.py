@@ -12,6 +12,9 @@ from qwen3vl.errors import ArtifactError
 # While no stream waits for its next token, chunks may take this many times as long: longer ones cost less for each
 # token, and other prompts and cancellations still get their turn.
 ALONE = 10
+# Share of the stall time that is kept back at most for what makes turns late: where that is more, images being encoded
+# on the same device for one, prompts would pay for what short chunks cannot help.
+MOST_LATE = 0.15
 
 
 class Prompt(Protocol):
@@ -66,7 +69,7 @@ class PrefillScheduler(Generic[P]):
 
     Length: a turn, that is all chunks between two decode steps and the second of these, is to take `stall_seconds`,
     going by what recent chunks and the last step took, and by how much longer than that recent turns took
-    (`Overrun`), of which half of `stall_seconds` counts at most. But half of a turn at least is for what each token of
+    (`Overrun`), as far as that is `MOST_LATE` of `stall_seconds`. But half of a turn at least is for what each token of
     a prompt adds, not for the step and what every chunk costs: shorter chunks would stall streams little less, and cost
     prompts much more. This half may bring the chunks up to `stall_seconds`, or to the length of the shortest one.
 
@@ -174,5 +177,5 @@ class PrefillScheduler(Generic[P]):
         stall = self._settings.stall_seconds
         if not running:
             return ALONE * stall
-        late = min(self._overrun.seconds, stall / 2)
+        late = min(self._overrun.seconds, MOST_LATE * stall)
         return min(stall, max(stall - self._step - late, self._time.seconds(even)))
