@@ -3,10 +3,11 @@
     python -m bench.decoder_cuda.peers WORK --kernels libdecoder_kernels.so --operators libdecoder_operators.so \\
         --output out.json
 
-Sides: the kernels alone (`run` and `prefill`, device time); the engine as the server runs it (wall time, whole); the
-engine with ONNX Runtime's own operators; the decoder of `transformers` with a static cache, eager and compiled. These
-last have few layers: but for the output projection and all else that is done once, time is linear in layers, so that
-two depths give that of all 48. Each is a process of its own with a time limit; one that fails leaves the others.
+Sides: the kernels alone (`run` and `prefill`, device time); the engine as the server runs it (wall time, whole), with
+weights of 4 bits too; the engine with ONNX Runtime's own operators; the decoder of `transformers` with a static cache,
+eager and compiled. These last have few layers: but for the output projection and all else that is done once, time is
+linear in layers, so that two depths give that of all 48. Each is a process of its own with a time limit; one that fails
+leaves the others.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from bench.gpu_serving.gpu import describe_gpu
 from bench.gpu_serving.steps import Steps
 
 LAYERS = 48
+SIDES = ("kernels", "engine", "int4_engine", "own_operators", "transformers")
 STEP_BATCHES, PROMPTS = ("1", "8", "32", "128"), ("1024", "2048")
 COLUMNS = (*(f"step {batch}" for batch in STEP_BATCHES), *(f"prompt {tokens}" for tokens in PROMPTS))
 OWN_DEPTHS, EAGER_DEPTHS, COMPILED_DEPTHS = (4, 8), (4, 8), (2, 4)
@@ -64,6 +66,14 @@ class Peers:
             if not self._make(build, LAYERS, "--decoder-kernels", str(self.args.operators)):
                 return
         self._time("engine with these kernels", LAYERS, "bench.decoder_cuda.peer_engine", str(build))
+
+    def int4_engine(self) -> None:
+        if self.args.operators is None:
+            return
+        build = self.work / "engine_int4"
+        if self._make(build, LAYERS, "--decoder-kernels", str(self.args.operators), "--precision", "int4-bf16"):
+            self._time("engine with weights of 4 bits", LAYERS, "bench.decoder_cuda.peer_engine", str(build))
+        shutil.rmtree(build, ignore_errors=True)
 
     def own_operators(self) -> None:
         for depth in OWN_DEPTHS:
@@ -130,8 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kernels", type=Path, help="libdecoder_kernels.so; without, that side is left out")
     parser.add_argument("--operators", type=Path, help="libdecoder_operators.so; without, that side is left out")
     parser.add_argument("--build", type=Path, help="a build with all layers (default: one is made)")
-    parser.add_argument("--sides", nargs="+", choices=("kernels", "engine", "own_operators", "transformers"),
-                        default=["kernels", "engine", "own_operators", "transformers"], help="(default: all)")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, help="(default: all)")
     parser.add_argument("--limit", type=float, default=90, help="seconds for each process (default: 90)")
     parser.add_argument("--seconds", type=float, default=540, help="for everything (default: 540)")
     parser.add_argument("--repeats", type=int, default=15, help="of each step and prompt (default: 15)")

@@ -26,7 +26,7 @@ from bench.synthetic_checkpoint import config_30b_a3b, narrowed
 from engines.builder import build_engines
 from engines.onnxruntime.cuda_build import CudaBuildOptions
 from export.build_folder import BuildFolder
-from export.precision import PRECISIONS
+from export.precision import MIXED, PRECISIONS, wide_precision
 from export.vision_encoder_graph import vision_encoder_model
 from export.weight_files import write_model
 from qwen3vl.config import ModelConfig
@@ -89,7 +89,7 @@ def make_build(folder: Path, config: Qwen3VLMoeConfig, precision: str, options: 
         build.save()
         if vision:
             graph = vision_encoder_model(parsed.vision, checkpoint, image_mean=images.image_mean,
-                                         image_std=images.image_std, dtype=PRECISIONS[precision])
+                                         image_std=images.image_std, dtype=PRECISIONS[wide_precision(precision)])
             write_model(build, "onnx/vision_encoder.onnx", *graph, {"checkpoint": checkpoint.fingerprint()})
     build_engines(folder, "cuda", ["vision_encoder"] if vision else [], cuda=options)
     shutil.rmtree(folder / "onnx", ignore_errors=True)
@@ -101,13 +101,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("build", type=Path, help="the build folder; it is emptied first")
     parser.add_argument("--vision-kernels", type=Path, metavar="LIBRARY")
     parser.add_argument("--decoder-kernels", type=Path, metavar="LIBRARY")
-    parser.add_argument("--precision", choices=tuple(PRECISIONS), default="bf16")
+    parser.add_argument("--precision", choices=(*PRECISIONS, *MIXED), default="bf16",
+                        help="weights of 4 bits need --decoder-kernels (default: bf16)")
     parser.add_argument("--layers", type=int, default=48, help="of the decoder (default: 48)")
     parser.add_argument("--vision-depth", type=int, default=27, help="blocks of the vision encoder (default: 27)")
     parser.add_argument("--no-vision", action="store_true", help="make the decoder's engine alone")
     parser.add_argument("--small", action="store_true", help="narrow, to try it")
     parser.add_argument("--distinct", type=int, default=2, help="layers with weights of their own (default: 2)")
     args = parser.parse_args(argv)
+    if args.precision in MIXED and args.decoder_kernels is None:
+        parser.error(f"--precision {args.precision} needs --decoder-kernels")
     started = time.monotonic()
     make_build(args.build, made_up_config(args.layers, args.vision_depth, small=args.small), args.precision,
                CudaBuildOptions(args.vision_kernels, args.decoder_kernels), args.distinct, vision=not args.no_vision)

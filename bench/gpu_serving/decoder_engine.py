@@ -19,7 +19,7 @@ from engines.onnxruntime.cuda_record import LIBRARY_FILE
 from engines.onnxruntime.session import ENGINE_FILE
 from export.build_folder import sha256
 from export.decoder_graph import decoder_model
-from export.precision import PRECISIONS
+from export.precision import PRECISIONS, quantisation_of, wide_precision
 from export.progress import byte_progress
 from export.weight_files import ALIGNMENT
 from qwen3vl.checkpoint import Checkpoint
@@ -45,7 +45,8 @@ def write_repeated_decoder(folder: Path, config: ModelConfig, checkpoint: Checkp
     """
     if kernels is not None:
         require_suitable(config.text, kernels)
-    model, _ = decoder_model(config, checkpoint, dtype=PRECISIONS[precision])
+    model, _ = decoder_model(config, checkpoint, dtype=PRECISIONS[wide_precision(precision)],
+                             quantisation=quantisation_of(precision))
     rewrite_cuda_decoder(model, config, kernels=kernels is not None)
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values())
     shutil.rmtree(folder, ignore_errors=True)
@@ -54,8 +55,8 @@ def write_repeated_decoder(folder: Path, config: ModelConfig, checkpoint: Checkp
     ir.save(model, folder / ENGINE_FILE)
     if kernels is not None:
         shutil.copyfile(kernels, folder / LIBRARY_FILE)
-    finish_cuda_decoder(folder, config, precision, kernels=kernels is not None, library=kernels and sha256(kernels),
-                        weight_bytes=size)
+    finish_cuda_decoder(folder, config, wide_precision(precision), kernels=kernels is not None,
+                        library=kernels and sha256(kernels), weight_bytes=size)
 
 
 def _write_weights(graph: ir.Graph, folder: Path, distinct: int) -> None:

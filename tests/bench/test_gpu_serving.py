@@ -19,10 +19,13 @@ from engines.description import EngineDescription
 from engines.onnxruntime.cuda_decoder import CudaDecoder
 from engines.onnxruntime.cuda_decoder_build import write_cuda_decoder
 from engines.onnxruntime.session import ENGINE_FILE
+from export.build_folder import sha256
 from export.exporter import export
 from qwen3vl.checkpoint import Checkpoint
 from qwen3vl.config import ModelConfig
 from qwen3vl.processor import Processor
+from tests.support.checkpoints import INT4_KERNEL_TEXT, make_checkpoint
+from tests.support.processor_folder import add_processor_files
 from triton_repo.endpoints import Endpoints
 
 LAYERS = 6
@@ -68,6 +71,25 @@ def test_repeated_decoder_is_the_built_one(exported: Path, tmp_path: Path, monke
         (built / "cuda.json").read_text())["weight_bytes"]
     sizes = [(folder / "weights.bin").stat().st_size for folder in (made, built)]
     assert distinct == LAYERS or sizes[0] < 0.6 * sizes[1]
+
+
+def test_repeated_decoder_of_4_bits_is_the_built_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    checkpoint_folder = make_checkpoint(tmp_path / "checkpoint", text={**INT4_KERNEL_TEXT, "num_hidden_layers": 3})
+    export(add_processor_files(checkpoint_folder), tmp_path / "exported", "int4-bf16")
+    config, library = ModelConfig.from_checkpoint(checkpoint_folder), tmp_path / "library.so"
+    built, made = tmp_path / "built", tmp_path / "made"
+    built.mkdir()
+    library.write_text("a library")
+    monkeypatch.setattr(decoder_engine, "require_suitable", lambda text, library: None)
+    write_cuda_decoder(tmp_path / "exported/onnx/decoder.onnx", built, config, kernels=True)
+    with Checkpoint.open(checkpoint_folder) as checkpoint:
+        decoder_engine.write_repeated_decoder(made, config, checkpoint, "int4-bf16", library, 3)
+    assert [node.op_type for node in onnx.load(made / ENGINE_FILE, load_external_data=False).graph.node].count(
+        "Int4RoutedExperts") == 3
+    (expected, values), (got, found) = engine(built), engine(made)
+    assert got.graph == expected.graph and found == values
+    records = [json.loads((folder / "cuda.json").read_text()) for folder in (built, made)]
+    assert records[1] == {**records[0], "kernels": sha256(library)}
 
 
 def test_layers_that_share_weights_are_computed(exported: Path, tmp_path: Path):

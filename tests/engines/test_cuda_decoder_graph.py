@@ -20,15 +20,8 @@ from export.exporter import export
 from export.graph import OPSET
 from plugins.decoder_kernels.onnx_functions import decoder_functions
 from tests.engines.support import make_inputs
-from tests.support.checkpoints import make_checkpoint
+from tests.support.checkpoints import INT4_KERNEL_TEXT, make_checkpoint
 from tests.support.processor_folder import add_processor_files
-
-# Rows that the kernels' order of 4-bit codes is for: 256 values, 128 in experts' down projections. And a vocabulary
-# that the kernel for 8-bit codes takes.
-INT4_TEXT = {"vocab_size": 304, "hidden_size": 256, "moe_intermediate_size": 128, "num_attention_heads": 8,
-             "head_dim": 32,
-             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_interleaved": True,
-                                 "mrope_section": [6, 5, 5]}}
 
 
 def rewritten(build: Path) -> ir.Model:
@@ -62,7 +55,7 @@ def engines(random_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(scope="module")
 def int4_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("int4")
-    export(add_processor_files(make_checkpoint(folder / "checkpoint", text=INT4_TEXT)), folder / "build", "int4")
+    export(add_processor_files(make_checkpoint(folder / "checkpoint", text=INT4_KERNEL_TEXT)), folder / "build", "int4")
     build_engines(folder / "build")
     return folder / "build"
 

@@ -27,6 +27,12 @@ TEXT = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_interleaved": True,
                         "mrope_section": [4, 4, 4]},
 }
+# What to replace for weights of 4 bits in the CUDA kernels' order, which is for rows of 256 values, 128 in experts'
+# down projections; and a vocabulary that the kernel for 8-bit codes takes.
+INT4_KERNEL_TEXT = {
+    "vocab_size": 304, "hidden_size": 256, "moe_intermediate_size": 128, "num_attention_heads": 8, "head_dim": 32,
+    "rope_parameters": {**TEXT["rope_parameters"], "mrope_section": [6, 5, 5]},
+}
 VISION = {
     "depth": 5, "hidden_size": 48, "num_heads": 4, "intermediate_size": 80, "out_hidden_size": 64, "patch_size": 16,
     "temporal_patch_size": 2, "spatial_merge_size": 2, "num_position_embeddings": 144,
