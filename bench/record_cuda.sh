@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Records serving and the decoder on a machine with an NVIDIA GPU, about ten minutes on an H200.
+# Records serving and the decoder on a machine with an NVIDIA GPU, about a quarter of an hour on an H200.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
