@@ -24,21 +24,21 @@ def draws_of(count: int) -> list[np.ndarray]:
 
 def tokens_of(decoder: CudaDecoder, requests: list[GenerationRequest], *, ahead: bool) -> list[list[int]]:
     """What the decoder chooses for each prompt, step by step, until its sequence leaves."""
-    last, alive = [], list(range(len(requests)))
+    found, before, alive = [], None, list(range(len(requests)))
     for slot, request in enumerate(requests):
         ids = request.token_ids
-        last.append(int(decoder.prefill(slot, ids, request.position_ids, request.visual_rows, 0,
-                                        np.array([len(ids) - 1], np.int32))[0].argmax()))
+        logits = decoder.prefill(slot, ids, request.position_ids, request.visual_rows, 0,
+                                 np.array([len(ids) - 1], np.int32))
+        found.append([int(logits[0].argmax())])
     lengths = np.array([len(request.token_ids) for request in requests], np.int32)
     deltas = np.array([request.rope_delta for request in requests], np.int32)
-    found, before = [[token] for token in last], None
     for step, draws in enumerate(draws_of(len(requests))):
         rows = {sequence: row for row, sequence in enumerate(before[0])} if before else {}
         ids = [-1 - rows[sequence] if sequence in rows else found[sequence][-1] for sequence in alive]
         positions = lengths[alive] + deltas[alive]
         begun = decoder.begin_step(np.array(ids, np.int32), positions, lengths[alive] + 1, draws[alive])
         lengths[alive] += 1
-        if ahead and before is not None:
+        if before is not None:
             _read(*before, found)
         before = (list(alive), begun)
         if not ahead:

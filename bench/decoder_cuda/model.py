@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from engines.onnxruntime.cuda_record import CANDIDATES
+from engines.onnxruntime.cuda_record import CANDIDATES, DRAW_NUMBERS
 from plugins.decoder_kernels.kernel_library import type_number
 
 
@@ -125,7 +125,7 @@ class Buffers:
             ids=torch.full((batch, CANDIDATES), -1, device="cuda", dtype=torch.int64),
             next_ids=torch.full((batch,), -1, device="cuda", dtype=torch.int64),
             found=torch.full((batch, s.vocabulary), -1, device="cuda", dtype=torch.int64),  # scratch, more than enough
-            draws=torch.zeros(batch, 4, device="cuda", dtype=torch.float64))
+            draws=torch.zeros(batch, DRAW_NUMBERS, device="cuda", dtype=torch.float64))
 
 
 def random_cache(shape: Shape, batch: int, capacity: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

@@ -178,7 +178,8 @@ class Batcher:
             self._slots.start(sequence, self._scheduler.started)
             self._scheduler.remove(sequence)
         self._count(generated_tokens=1)
-        self._accept(sequence, sequence.sampler.choose(HostRow(logits)))
+        sequence.last_token = sequence.sampler.choose(HostRow(logits))
+        self._send(sequence)
 
     def _decode(self) -> float:
         """One token more for all running requests. Returns the seconds that it took, 0 if there are none."""
@@ -187,13 +188,14 @@ class Batcher:
             return 0.0
         taken = self._steps.take(self._slots.running, ahead=not self._has_prompt())
         began = time.perf_counter()
-        self._count(decode_steps=1, generated_tokens=len(taken.tokens))
-        for sequence, token in taken.tokens:
-            self._accept(sequence, token)
+        self._count(decode_steps=1, generated_tokens=len(taken.sequences))
+        for sequence in taken.sequences:
+            self._send(sequence)
         return taken.seconds if self._steps.is_ahead else taken.seconds + time.perf_counter() - began
 
-    def _accept(self, sequence: Sequence, token: int) -> None:
-        reason = sequence.accept(token)
+    def _send(self, sequence: Sequence) -> None:
+        """Send its newest token; a sequence that ends with it leaves."""
+        reason = sequence.answer.accept(sequence.last_token)
         if reason:
             with self._changed:
                 self._slots.leave(sequence)

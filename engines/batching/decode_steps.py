@@ -15,14 +15,14 @@ from engines.onnxruntime.open_decoder import StepDecoder
 
 @dataclass(frozen=True)
 class Taken:
-    """A step's tokens.
+    """A step that was computed.
 
     Attributes:
-        tokens: of each sequence that still runs.
+        sequences: those of it that still run, each with its new `last_token`.
         seconds: from the step's beginning, or the end of the one before where that was later, to its end.
     """
 
-    tokens: list[tuple[Sequence, int]]
+    sequences: list[Sequence]
     seconds: float
 
 
@@ -59,12 +59,12 @@ class DecodeSteps:
         tokens = step.tokens()
         done = time.perf_counter()
         seconds, self._done = done - max(step.began, self._done), done
-        alive = [(sequence, token) for sequence, token in zip(step.sequences, tokens, strict=True)
-                 if sequence.slot < len(running) and running[sequence.slot] is sequence]
-        for sequence, token in alive:
+        for sequence, token in zip(step.sequences, tokens, strict=True):
             sequence.last_token = token
         if ahead and self._ahead is None:
             self._ahead = self._begin(running, None)
+        alive = [sequence for sequence in step.sequences
+                 if sequence.slot < len(running) and running[sequence.slot] is sequence]
         return Taken(alive, seconds)
 
     def forget(self) -> None:

@@ -35,8 +35,3 @@ class Sequence:
     def ends_with_next(self) -> bool:
         """Whether the next token is the last one in any case."""
         return self.answer.generated + 1 >= self.answer.max_tokens
-
-    def accept(self, token: int) -> str:
-        """Take the next token and send what can be shown. Returns the finish reason, "" while there is more."""
-        self.last_token = token
-        return self.answer.accept(token)

@@ -42,10 +42,6 @@ class DecoderCalls:
         binding.bind_input("max_total_length", "cpu", 0, INT32, (), longest.ctypes.data)
         binding.bind_input("visual_rows", device, 0, FLOAT, (table.rows, self.hidden_size), table.address)
 
-    def bind_array(self, binding: onnxruntime.IOBinding, name: str, array: np.ndarray) -> None:
-        """Bind an input that the device reads in the host's memory, from an array of `DeviceMemory.host_array`."""
-        binding.bind_input(name, self.memory.device, 0, array.dtype, array.shape, array.ctypes.data)
-
     @functools.cached_property
     def inputs(self) -> frozenset[str]:
         """Names of the graph's inputs."""

@@ -11,6 +11,8 @@ from engines.onnxruntime.cuda_record import BEST, CANDIDATES, CHOSEN, IDS
 from engines.onnxruntime.device_memory import DeviceMemory
 
 FLOAT, INT64 = np.float32, np.int64
+# Steps whose most likely tokens are kept: one that is read and one that is computed.
+TURNS = 2
 
 
 class Candidates:
@@ -43,6 +45,7 @@ class StepLogits:
         session: of the graph of `cuda_candidates_graph`; None where steps put them out.
 
     Attributes:
+        of_steps: whether steps put them out.
         turns: the candidates of steps in turn, so that one step's can be read while the next writes its own.
         count: K.
     """
@@ -50,15 +53,16 @@ class StepLogits:
     def __init__(self, session: onnxruntime.InferenceSession | None, memory: DeviceMemory, slots: int,
                  vocab_size: int):
         self._session, self._memory, self._vocab_size = session, memory, vocab_size
+        self.of_steps = session is None
         self.count = min(CANDIDATES, vocab_size)
         self._logits = memory.allocate(4 * slots * vocab_size)
         self._host = memory.host_array((slots, vocab_size), FLOAT)
-        self.turns = [Candidates(memory, slots, self.count) for _ in range(2)]
+        self.turns = [Candidates(memory, slots, self.count) for _ in range(TURNS)]
 
     def bind_step(self, binding: onnxruntime.IOBinding, rows: int, turn: int) -> None:
         """Make a step of so many sequences write its results here."""
         binding.bind_output("logits", self._memory.device, 0, FLOAT, (rows, self._vocab_size), self._logits)
-        if self._session is None:
+        if self.of_steps:
             self.turns[turn].bind(binding, rows, chosen=True)
 
     def all(self, rows: int) -> np.ndarray:

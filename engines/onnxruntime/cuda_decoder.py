@@ -11,7 +11,7 @@ from engines.description import EngineDescription
 from engines.onnxruntime.cuda_cache import DeviceCache
 from engines.onnxruntime.cuda_calls import DecoderCalls
 from engines.onnxruntime.cuda_candidates import StepLogits
-from engines.onnxruntime.cuda_inputs import ChunkArrays, VisualTables
+from engines.onnxruntime.cuda_inputs import ChunkArrays, DeviceArray, VisualTables
 from engines.onnxruntime.cuda_memory import require_gpu_memory
 from engines.onnxruntime.cuda_record import (
     CANDIDATES_FOLDER,
@@ -67,22 +67,21 @@ class CudaDecoder:
         self.has_graphs = session.get_provider_options().get(PROVIDER, {}).get("enable_cuda_graph") == "1"
         self._calls = DecoderCalls(session, memory, work, DeviceCache(memory, work, record, text, slots, capacity),
                                    VisualTables(memory, record.leading_rows, text.hidden_size), text.hidden_size)
-        self._feeds_back = DRAWS in self._calls.inputs
-        candidates = None if self._feeds_back else load_on(device, engine_dir / "decoder" / CANDIDATES_FOLDER)
+        chooses = DRAWS in self._calls.inputs
+        candidates = None if chooses else load_on(device, engine_dir / "decoder" / CANDIDATES_FOLDER)
         self._logits = StepLogits(candidates, memory, slots, text.vocab_size)
-        self.candidates = self._logits.count if self._feeds_back else 0
-        self.runs_ahead = self._feeds_back and (self.has_graphs or device == "cpu")
+        self.candidates = self._logits.count if chooses else 0
+        self.runs_ahead = chooses and (self.has_graphs or device == "cpu")
         self._chunk_arrays = ChunkArrays(memory)
         self._chunk_logits, self._chunk_logit_rows = memory.allocate(4 * text.vocab_size), 1
-        self._nothing_chosen = memory.host_array((1,), np.int64)
-        self._nothing_chosen[:] = 0
+        self._nothing_chosen = DeviceArray(np.dtype(np.int64), (1,), memory.allocate(8))
         # Read on the host. A captured step has one value for good: the longest that any sequence can be.
         self._longest_chunk, self._longest = np.zeros((), INT32), np.array(capacity, INT32)
         self._held = np.zeros(slots, INT32)  # tokens of a prompt in prefill in each slot
         self._chunk_bindings: dict[int, onnxruntime.IOBinding] = {}
         self._chunk_options = run_options(NO_GRAPH if self.has_graphs else None)
-        self._steps = DecodeSteps(self._calls, self._logits, slots, self._longest, feeds_back=self._feeds_back,
-                                  graphs=self.has_graphs, asynchronous=self.runs_ahead)
+        self._steps = DecodeSteps(self._calls, self._logits, slots, self._longest, graphs=self.has_graphs,
+                                  asynchronous=self.runs_ahead)
 
     def prefill(self, slot: int, token_ids: np.ndarray, position_ids: np.ndarray, visual_rows: VisualRows,
                 start: int, logit_rows: np.ndarray) -> np.ndarray:
@@ -93,12 +92,10 @@ class CudaDecoder:
         self._held[slot] = end
         calls, binding = self._calls, self._chunk_binding(slot)
         arrays = {"token_ids": token_ids[None], "position_ids": position_ids[:, None],
-                  "total_lengths": np.array([end], INT32), "logit_rows": logit_rows}
-        if self._feeds_back:
-            arrays[DRAWS] = np.zeros((count, DRAW_NUMBERS))
-            calls.bind_array(binding, CHOSEN_BEFORE, self._nothing_chosen)
-        calls.bind_inputs(binding, self._chunk_arrays.place(arrays), self._longest_chunk,
-                          calls.tables.of(slot, visual_rows))
+                  "total_lengths": np.array([end], INT32), "logit_rows": logit_rows,
+                  DRAWS: np.zeros((count, DRAW_NUMBERS))}
+        calls.bind_inputs(binding, {**self._chunk_arrays.place(arrays), CHOSEN_BEFORE: self._nothing_chosen},
+                          self._longest_chunk, calls.tables.of(slot, visual_rows))
         vocab_size, memory = self.config.text.vocab_size, calls.memory
         if count > self._chunk_logit_rows:
             memory.free(self._chunk_logits)

@@ -26,6 +26,11 @@ class DeviceArray:
     shape: tuple[int, ...]
     address: int
 
+    @classmethod
+    def on_host(cls, array: np.ndarray) -> DeviceArray:
+        """An array of `DeviceMemory.host_array`, which the device reads where it is."""
+        return cls(array.dtype, array.shape, array.ctypes.data)
+
 
 def _layout(sizes: Mapping[str, int]) -> tuple[dict[str, slice], int]:
     """Where arrays of so many bytes lie in one block, and how many the block has."""

@@ -10,8 +10,8 @@ import onnxruntime
 
 from engines.batching.logit_row import HostRow, LogitRow
 from engines.onnxruntime.cuda_calls import DecoderCalls
-from engines.onnxruntime.cuda_candidates import StepLogits
-from engines.onnxruntime.cuda_inputs import StepArrays
+from engines.onnxruntime.cuda_candidates import TURNS, StepLogits
+from engines.onnxruntime.cuda_inputs import DeviceArray, StepArrays
 from engines.onnxruntime.cuda_record import CHOSEN_BEFORE
 from engines.onnxruntime.device_work import Mark
 
@@ -19,7 +19,6 @@ from engines.onnxruntime.device_work import Mark
 # when it has been given to the device, not when it is done.
 GRAPH_OPTION, NO_GRAPH = "gpu_graph_id", -1
 ASYNCHRONOUS_OPTION = "disable_synchronize_execution_providers"
-TURNS = 2
 # Sequences from which on the most likely tokens are found on the device where a step does not put them out anyway;
 # below, copying all logits is about as quick.
 CANDIDATES_FROM = 4
@@ -45,17 +44,16 @@ class DecodeSteps:
     each turn: its inputs and its most likely tokens are not where those of the step before are.
 
     Args:
-        feeds_back: whether the graph chooses tokens and takes those that an earlier step chose.
         graphs: whether steps are captured. ONNX Runtime does that for the thread that makes this object.
         asynchronous: whether a step is only begun, as far as the device allows it.
         longest: int32 [], what every step is told is the longest sequence.
     """
 
-    def __init__(self, calls: DecoderCalls, logits: StepLogits, slots: int, longest: np.ndarray, *, feeds_back: bool,
-                 graphs: bool, asynchronous: bool):
+    def __init__(self, calls: DecoderCalls, logits: StepLogits, slots: int, longest: np.ndarray, *, graphs: bool,
+                 asynchronous: bool):
         self._calls, self._logits, self._longest = calls, logits, longest
-        self._feeds_back, self._graphs, self._asynchronous = feeds_back, graphs, asynchronous
-        self._candidates_from = 1 if feeds_back else CANDIDATES_FROM
+        self._graphs, self._asynchronous = graphs, asynchronous
+        self._candidates_from = 1 if logits.of_steps else CANDIDATES_FROM
         self._marks = [calls.work.create_mark() for _ in range(TURNS)]
         self._turn, self._begun = 0, [None] * TURNS
         sizes = step_sizes(slots)
@@ -91,9 +89,8 @@ class DecodeSteps:
                      run_options(graph, asynchronous=self._asynchronous))
         nobody = np.zeros(0, np.int32)
         step.arrays.place(nobody, nobody, nobody, np.ones(size, np.int32), None)
-        calls.bind_inputs(step.binding, step.arrays.arrays, self._longest)
-        if self._feeds_back:
-            calls.bind_array(step.binding, CHOSEN_BEFORE, self._logits.turns[turn - 1].chosen)
+        chosen_before = DeviceArray.on_host(self._logits.turns[turn - 1].chosen)
+        calls.bind_inputs(step.binding, {**step.arrays.arrays, CHOSEN_BEFORE: chosen_before}, self._longest)
         calls.cache.bind(step.binding, 0, size)
         self._logits.bind_step(step.binding, size, turn)
         calls.session.run_with_iobinding(step.binding, run_options(graph))

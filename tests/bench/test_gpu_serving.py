@@ -48,20 +48,34 @@ def engine(folder: Path) -> tuple[onnx.ModelProto, dict[str, bytes]]:
     return model, weights
 
 
+@pytest.fixture
+def engines_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Makes the decoder's engine of an export as it is built, and made up from the checkpoint. Returns both folders."""
+    # Small models' shapes are not those of the kernels.
+    monkeypatch.setattr(decoder_engine, "require_suitable", lambda text, library: None)
+
+    def make(source: Path, export_folder: Path, precision: str, distinct: int, library: Path | None):
+        config, built, made = ModelConfig.from_checkpoint(source), tmp_path / "built", tmp_path / "made"
+        built.mkdir()
+        write_cuda_decoder(export_folder / "onnx/decoder.onnx", built, config, kernels=library is not None)
+        with Checkpoint.open(source) as checkpoint:
+            decoder_engine.write_repeated_decoder(made, config, checkpoint, precision, library, distinct)
+        return built, made
+
+    return make
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    path = tmp_path / "library.so"
+    path.write_text("a library")
+    return path
+
+
 @pytest.mark.parametrize("kernels", [False, True])
 @pytest.mark.parametrize("distinct", [LAYERS, 2])
-def test_repeated_decoder_is_the_built_one(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                           kernels: bool, distinct: int):
-    config = ModelConfig.from_checkpoint(TEMPLATE)
-    built, made = tmp_path / "built", tmp_path / "made"
-    built.mkdir()
-    library = tmp_path / "library.so"
-    library.write_text("a library")
-    # The bundled model's shapes are not those of the kernels.
-    monkeypatch.setattr(decoder_engine, "require_suitable", lambda text, library: None)
-    write_cuda_decoder(exported / "onnx/decoder.onnx", built, config, kernels=kernels)
-    with Checkpoint.open(TEMPLATE) as checkpoint:
-        decoder_engine.write_repeated_decoder(made, config, checkpoint, "fp32", library if kernels else None, distinct)
+def test_repeated_decoder_is_the_built_one(exported: Path, engines_of, library: Path, kernels: bool, distinct: int):
+    built, made = engines_of(TEMPLATE, exported, "fp32", distinct, library if kernels else None)
     (expected, values), (got, shared) = engine(built), engine(made)
     assert got.graph == expected.graph and list(got.opset_import) == list(expected.opset_import)
     for name, value in shared.items():
@@ -73,17 +87,10 @@ def test_repeated_decoder_is_the_built_one(exported: Path, tmp_path: Path, monke
     assert distinct == LAYERS or sizes[0] < 0.6 * sizes[1]
 
 
-def test_repeated_decoder_of_4_bits_is_the_built_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    checkpoint_folder = make_checkpoint(tmp_path / "checkpoint", text={**INT4_KERNEL_TEXT, "num_hidden_layers": 3})
-    export(add_processor_files(checkpoint_folder), tmp_path / "exported", "int4-bf16")
-    config, library = ModelConfig.from_checkpoint(checkpoint_folder), tmp_path / "library.so"
-    built, made = tmp_path / "built", tmp_path / "made"
-    built.mkdir()
-    library.write_text("a library")
-    monkeypatch.setattr(decoder_engine, "require_suitable", lambda text, library: None)
-    write_cuda_decoder(tmp_path / "exported/onnx/decoder.onnx", built, config, kernels=True)
-    with Checkpoint.open(checkpoint_folder) as checkpoint:
-        decoder_engine.write_repeated_decoder(made, config, checkpoint, "int4-bf16", library, 3)
+def test_repeated_decoder_of_4_bits_is_the_built_one(tmp_path: Path, engines_of, library: Path):
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", text={**INT4_KERNEL_TEXT, "num_hidden_layers": 3})
+    export(add_processor_files(checkpoint), tmp_path / "exported", "int4-bf16")
+    built, made = engines_of(checkpoint, tmp_path / "exported", "int4-bf16", 3, library)
     assert [node.op_type for node in onnx.load(made / ENGINE_FILE, load_external_data=False).graph.node].count(
         "Int4RoutedExperts") == 3
     (expected, values), (got, found) = engine(built), engine(made)
